@@ -1,0 +1,116 @@
+"""Metrics of a ranking: a value per user first, summaries second, every cut-off from one top-k pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from jaxrec.metrics import popularity as pop
+from jaxrec.metrics.accuracy import (
+    accuracy,
+    hit_matrix,
+    is_hit,
+    ndcg_from_hits,
+    recall_from_hits,
+    weighted_accuracy,
+)
+from jaxrec.metrics.popularity import rank_correlations
+from jaxrec.metrics.stats import Comparison, bootstrap_ci, compare, holm, paired_test, standard_error
+from jaxrec.rank import TopK
+
+if TYPE_CHECKING:
+    from jaxrec.data.interactions import Interactions
+
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "bootstrap_ci",
+    "compare",
+    "evaluate",
+    "holm",
+    "is_hit",
+    "ndcg_from_hits",
+    "paired_test",
+    "rank_correlations",
+    "recall_from_hits",
+    "standard_error",
+]
+
+
+class Evaluation(NamedTuple):
+    """Metrics named like `recall@20`."""
+
+    users: np.ndarray  # [N] int32, the ranked users that have test items
+    per_user: dict[str, np.ndarray]  # each [N] float64, never NaN
+    summary: dict[str, float]  # means of per_user, and the metrics that belong to all lists together
+
+
+def evaluate(
+    ranking: TopK,
+    test: Interactions,
+    train: Interactions,
+    *,
+    ks: Sequence[int] = (20,),
+    propensities: np.ndarray | None = None,
+) -> Evaluation:
+    """Every metric at every cut-off, over the ranked users that have test items.
+
+    Group recalls (head, mid, tail, top20, rest80) pool hits and test items over users; their per-user value is
+    N · hits_u in g / Σ_u test items in g, so that the mean is the pooled recall. A group without test items is left
+    out. `propensities` [I] in (0, 1] add recall_ips and ndcg_snips. Metrics count only users with test items.
+
+    Raises:
+        ValueError: no ranked user has test items, a cut-off outside 1..k, parts of different catalogues,
+            a user ranked twice, propensities outside (0, 1].
+    """
+    _check(ranking, test, train, ks, propensities)
+    keep = test.user_counts[ranking.users] > 0
+    if not keep.any():
+        raise ValueError("no ranked user has test items: nothing to evaluate; rank the users of this test")
+    users, items = ranking.users[keep], ranking.items[keep]
+    relevant = test.user_counts[users]
+    hits = hit_matrix(users, items, test)
+    profiles = pop.profile_popularity(train)[users]
+    groups = pop.popularity_groups(train.item_counts)
+    evaluated = np.zeros(test.num_users, bool)
+    evaluated[users] = True
+    tested = test.items[evaluated[test.users]]
+    per_user: dict[str, np.ndarray] = {}
+    whole: dict[str, float] = {}
+    for k in ks:
+        shown, found = items[:, :k], hits[:, :k]
+        values = accuracy(found, relevant, k)
+        values |= pop.exposure(shown, train.item_counts, profiles, train.num_users)
+        for name, group in groups.items():
+            if total := int(group[tested].sum()):
+                values[f"{name}_recall"] = len(users) * np.sum(group[shown] & found, axis=1) / total
+        if propensities is not None:
+            values |= weighted_accuracy(users, shown, found, test, propensities, k)
+        per_user |= {f"{name}@{k}": value for name, value in values.items()}
+        counts = np.bincount(shown[shown >= 0], minlength=train.num_items)
+        together = pop.concentration(counts) | pop.group_fairness(users, shown, found, test, train)
+        whole |= {f"{name}@{k}": value for name, value in together.items()}
+    summary = {name: float(np.mean(value)) for name, value in per_user.items()} | whole
+    return Evaluation(users, per_user, summary)
+
+
+def _check(
+    ranking: TopK, test: Interactions, train: Interactions, ks: Sequence[int], propensities: np.ndarray | None
+) -> None:
+    width = ranking.items.shape[1]
+    for k in ks:
+        if not 1 <= k <= width:
+            raise ValueError(f"cut-offs must be between 1 and the {width} ranked items, got {k}; rank with k={k}")
+    sizes = (test.num_users, test.num_items), (train.num_users, train.num_items)
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"test and train must be parts of one split, got (users, items) {sizes[0]} and {sizes[1]}")
+    if len(ranking.users) and (ranking.users.max() >= test.num_users or ranking.items.max() >= test.num_items):
+        raise ValueError("the ranking holds users or items unknown to the test; rank tables of the same split")
+    if len(np.unique(ranking.users)) != len(ranking.users):
+        raise ValueError("a user is ranked twice; pass each user once to top_k")
+    if propensities is not None and not (
+        propensities.shape == (test.num_items,) and np.all((propensities > 0) & (propensities <= 1))
+    ):
+        raise ValueError(f"propensities must be [{test.num_items}] values in (0, 1]; clip them from below")

@@ -1,0 +1,267 @@
+"""Ranking the whole catalogue: blocked over users, masked, exact, ties to the smaller item id."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.types import Array, Tables
+
+if TYPE_CHECKING:
+    from jaxrec.data.interactions import Interactions
+
+GROUP = 64  # items per group in the two-stage top-k
+CELLS = 5_000_000  # scores of an automatic block: 20 MB, below which allocators reuse memory instead of mapping it
+
+
+class TopK(NamedTuple):
+    """Ranked lists, best first."""
+
+    users: np.ndarray  # [N] int32
+    items: np.ndarray  # [N, k] int32, -1 where fewer than k items are left
+    scores: np.ndarray  # [N, k] float32, -inf there
+
+
+def scores(tables: Tables, users: Array, items: Array) -> Array:
+    """The scores of pairs, <user_u, item_i> + bias_strength_u * item_bias_i: users [..], items [..] -> [..].
+
+    >>> tables = Tables(jnp.ones((2, 3)), jnp.ones((4, 3)), item_bias=jnp.arange(4.0))
+    >>> scores(tables, jnp.array([0, 1]), jnp.array([0, 3])).tolist()
+    [3.0, 6.0]
+    """
+    found = jnp.sum(tables.user[users] * tables.item[items], axis=-1)
+    if tables.item_bias is None:
+        return found
+    bias = tables.item_bias[items]
+    return found + (bias if tables.bias_strength is None else tables.bias_strength[users] * bias)
+
+
+def masked_scores(tables: Tables, users: Array, excluded: Array) -> Array:
+    """The scores of every item, -inf at the excluded: users [b], excluded [b, M] padded with I -> [b, I]."""
+    found = tables.user[users] @ tables.item.T
+    if tables.item_bias is not None:
+        strength = 1.0 if tables.bias_strength is None else tables.bias_strength[users][:, None]
+        found = found + strength * tables.item_bias[None, :]
+    rows = jnp.arange(users.shape[0])[:, None]
+    return found.at[rows, excluded].set(-jnp.inf, mode="drop")
+
+
+def rank_block(tables: Tables, users: Array, excluded: Array, k: int) -> tuple[Array, Array]:
+    """The k best items of each user, pure: users [b], excluded [b, M] padded with I -> items, scores [b, k].
+
+    Equal scores go to the smaller item id. Where fewer than k items are left: item -1, score -inf.
+    """
+    found = masked_scores(tables, users, excluded)
+    best, items = _exact_top_k(found, k)
+    return jnp.where(best > -jnp.inf, items, -1).astype(jnp.int32), best
+
+
+def _exact_top_k(found: Array, k: int) -> tuple[Array, Array]:
+    """lax.top_k of [b, I] in two stages: the k best groups of GROUP neighbouring items, then their items.
+
+    Exact, ties included: say item x of group g is among the k best, and g is not among the k groups with the
+    largest maxima (ties to the smaller group). Each of those k groups has a greater maximum than g, or an equal
+    one and smaller ids; so each holds an item that comes before x, and x is not among the k best.
+    """
+    size = found.shape[-1]
+    if size <= 2 * k * GROUP:
+        return jax.lax.top_k(found, k)
+    whole = size // GROUP * GROUP
+    maxima = jnp.max(found[:, :whole].reshape(found.shape[0], -1, GROUP), axis=-1)
+    if whole < size:
+        maxima = jnp.concatenate([maxima, jnp.max(found[:, whole:], axis=-1, keepdims=True)], axis=-1)
+    groups = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=-1)  # ascending ids, as top_k keeps the first of equals
+    ids = (groups[:, :, None] * GROUP + jnp.arange(GROUP, dtype=groups.dtype)[None, None, :]).reshape(
+        found.shape[0], -1
+    )
+    near = jnp.take_along_axis(found, jnp.minimum(ids, size - 1), axis=1)
+    best, where = jax.lax.top_k(jnp.where(ids < size, near, -jnp.inf), k)
+    return best, jnp.take_along_axis(ids, where, axis=1)
+
+
+_jit_rank_block = jax.jit(rank_block, static_argnames="k")
+
+
+def pad_lists(interactions: Interactions, users: np.ndarray, fill: int = -1) -> np.ndarray:
+    """The items of each user, ascending, then `fill`: users [N] -> [N, T] int32, T the longest list (at least 1)."""
+    pointers, items = interactions.csr()
+    starts, counts = pointers[users], pointers[np.asarray(users) + 1] - pointers[users]
+    width = max(1, int(counts.max(initial=0)))
+    columns = np.arange(width)
+    inside = columns < counts[:, None]
+    padded = np.full(inside.shape, fill, np.int32)
+    padded[inside] = items[(starts[:, None] + columns)[inside]]
+    return padded
+
+
+def top_k(
+    tables: Tables,
+    users: np.ndarray | Sequence[int] | None,
+    exclude: Interactions | Sequence[Interactions] | None,
+    *,
+    k: int,
+    block: int | None = None,
+) -> TopK:
+    """The k best items of each user among those not in `exclude`: exact, equal scores to the smaller item id.
+
+    Memory is bounded by block x items; `block` is a number of users (chosen if None; rounded up to a multiple of
+    8) and changes no bit of the result, nor does the order of `users` (None: all of them).
+
+    Raises:
+        ValueError: k outside 1..I, unknown users, tables that are not finite or do not fit each other.
+        MemoryError: the block would not fit into the memory that is free.
+    """
+    num_users, num_items = check_tables(tables)
+    if not 1 <= k <= num_items:
+        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    users = check_users(users, num_users)
+    excludes = _as_list(exclude, num_users, num_items)
+    block = _block_rows(block, len(users), num_items)
+    lengths = np.sum([e.user_counts[users] for e in excludes], axis=0) if excludes else np.zeros(len(users))
+    order = np.argsort(lengths, kind="stable")  # neighbours of like length share a narrow mask
+    items = np.empty((len(users), k), np.int32)
+    best = np.empty((len(users), k), np.float32)
+
+    def run(start: int) -> None:
+        where = order[start : start + block]
+        rows, masks = _padded_block(users[where], excludes, block, num_items)
+        found, values = _jit_rank_block(tables, rows, masks, k)
+        items[where], best[where] = np.asarray(found)[: len(where)], np.asarray(values)[: len(where)]
+
+    run_all(run, range(0, len(users), block))
+    return TopK(users, items, best)
+
+
+def positions(
+    tables: Tables,
+    users: np.ndarray,
+    items: np.ndarray,
+    exclude: Interactions | Sequence[Interactions] | None,
+    *,
+    block: int | None = None,
+) -> np.ndarray:
+    """The exact rank of item_n in the full ranking of user_n, 1 the best: users [N], items [N] -> [N] int64.
+
+    Excluded items take no place, and an excluded item itself has the rank after all others that are not excluded
+    or have a smaller id. Raises as `top_k` does.
+    """
+    num_users, num_items = check_tables(tables)
+    users, items = check_users(users, num_users), np.asarray(items, np.int32)
+    if len(items) and not 0 <= items.min() <= items.max() < num_items:
+        raise ValueError(f"items must be in 0..{num_items - 1}, got {items.min()}..{items.max()}")
+    excludes = _as_list(exclude, num_users, num_items)
+    block = _block_rows(block, len(users), num_items)
+    found = np.empty(len(users), np.int64)
+    lengths = np.sum([e.user_counts[users] for e in excludes], axis=0) if excludes else np.zeros(len(users))
+    order = np.argsort(lengths, kind="stable")
+
+    def run(start: int) -> None:
+        where = order[start : start + block]
+        rows, masks = _padded_block(users[where], excludes, block, num_items)
+        wanted = np.zeros(block, np.int32)
+        wanted[: len(where)] = items[where]
+        found[where] = np.asarray(_positions_block(tables, rows, masks, wanted))[: len(where)]
+
+    run_all(run, range(0, len(users), block))
+    return found
+
+
+@jax.jit
+def _positions_block(tables: Tables, users: Array, excluded: Array, items: Array) -> Array:
+    found = masked_scores(tables, users, excluded)
+    own = jnp.take_along_axis(found, items[:, None], axis=1)
+    before = jnp.arange(found.shape[1])[None, :] < items[:, None]
+    return 1 + jnp.sum((found > own) | ((found == own) & before), axis=1)
+
+
+def check_tables(tables: Tables) -> tuple[int, int]:
+    """(U, I) of tables whose shapes fit and whose scores are finite; otherwise a ValueError that says which."""
+    (num_users, width), (num_items, item_width) = tables.user.shape, tables.item.shape
+    if width != item_width:
+        raise ValueError(f"user and item rows must be equally wide, got {width} and {item_width}")
+    for name, wanted in (("item_bias", num_items), ("bias_strength", num_users)):
+        part = getattr(tables, name)
+        if part is not None and part.shape != (wanted,):
+            raise ValueError(f"tables.{name} must have shape ({wanted},), got {part.shape}")
+    for name, part in tables._asdict().items():
+        if part is not None and not bool(jnp.all(jnp.isfinite(part))):
+            bad = np.flatnonzero(~np.isfinite(np.asarray(part)).reshape(len(part), -1).all(axis=1))
+            raise ValueError(
+                f"tables.{name} must be finite, but {len(bad)} rows hold NaN or inf (first: {bad[0]}); "
+                "training has diverged or an adjustment divided by zero: rank the last good state"
+            )
+    return num_users, num_items
+
+
+def check_users(users: np.ndarray | Sequence[int] | None, num_users: int) -> np.ndarray:
+    """Users as int32 [N], None meaning all; a ValueError where one is unknown."""
+    if users is None:
+        return np.arange(num_users, dtype=np.int32)
+    given = np.asarray(users)
+    if given.size == 0:
+        return np.empty(0, np.int32)
+    if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"users must be a list of whole numbers, got {given.dtype} of shape {given.shape}")
+    unknown = given[(given < 0) | (given >= num_users)]
+    if len(unknown):
+        raise ValueError(f"users must be in 0..{num_users - 1}, got {unknown[0]} ({len(unknown)} unknown users)")
+    return given.astype(np.int32)
+
+
+def run_all(run: object, starts: Iterable[int]) -> None:
+    """Runs blocks on two threads, so that one's single-threaded stages overlap with the other's product."""
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(run, starts):  # type: ignore[arg-type]
+            pass
+
+
+def _as_list(exclude: object, num_users: int, num_items: int) -> list[Interactions]:
+    found = [] if exclude is None else list(exclude) if isinstance(exclude, (list, tuple)) else [exclude]
+    for part in found:
+        if (part.num_users, part.num_items) != (num_users, num_items):
+            raise ValueError(
+                f"excluded interactions must cover the tables' {num_users} users and {num_items} items, "
+                f"got {part.num_users} and {part.num_items}; use parts of one split"
+            )
+    return found
+
+
+def _block_rows(block: int | None, wanted: int, num_items: int) -> int:
+    """A multiple of 8, so that the product takes the same kernel whatever the block."""
+    if block is not None and block < 1:
+        raise ValueError(f"block must be a positive number of users, got {block}")
+    rows = min(block or max(1, CELLS // num_items), 1024 if block is None else block, max(wanted, 1))
+    rows = -(-rows // 8) * 8
+    threads = min(2, os.cpu_count() or 1)
+    need, free = threads * 4 * 4 * rows * num_items, _free_memory()
+    if free is not None and need > free:
+        raise MemoryError(
+            f"ranking {rows} users x {num_items} items at once takes about {need / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB are free; pass a smaller block (None chooses one)"
+        )
+    return rows
+
+
+def _free_memory() -> int | None:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return None
+
+
+def _padded_block(
+    users: np.ndarray, excludes: list[Interactions], block: int, num_items: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [block] and masks [block, M], M from a short list of widths so that few programs are compiled."""
+    lists = [pad_lists(part, users, num_items) for part in excludes]
+    width = sum(part.shape[1] for part in lists)
+    masks = np.full((block, 16 * 4 ** max(0, int(np.ceil(np.log(max(width, 1) / 16) / np.log(4))))), num_items, np.int32)
+    if lists:
+        masks[: len(users), :width] = np.concatenate(lists, axis=1)
+    return np.concatenate([users, np.zeros(block - len(users), np.int32)]), masks
