@@ -1,0 +1,201 @@
+"""The gradient ledger: accumulated gradients of items and users, kept as explicit state.
+
+Gradients are taken at the scored rows (after propagation and normalisation). An *event* is an item, or a user, with a
+role in one row of a batch. Per side (items, users) and role (pull: the positive, push: the negatives):
+
+    pull_i = Σ −∂ℓ/∂v_i,   push_i = Σ −∂ℓ/∂v_i   (signed)        [N, D], or weighted totals [D]
+    size of pull_i = Σ ‖∂ℓ/∂v_i‖,   size of push_i likewise       [N], in units of loss per unit of score times ‖û‖
+    count of pull_i, count of push_i: numbers of events           [N]
+
+For a user a row of a batch is one event in each role: its negatives push together. Source: Ren et al. 2022 (arXiv
+2211.01154) record accumulated gradients of users and items; the decomposition by role is this library's reading of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.types import Array
+
+Weighting = Literal["uniform", "count", "ratio"]
+EPS = 1e-12
+
+
+class Role(NamedTuple):
+    """What one role (pull or push) has gathered on one side."""
+
+    vector: Array  # [N, D] Σ −∂ℓ/∂row; [D] Σ_n weight_n Σ −∂ℓ/∂row where only totals are kept
+    size: Array  # [N] Σ ‖∂ℓ/∂row‖
+    count: Array  # [N] events
+
+
+class Side(NamedTuple):
+    """The two roles of a side, and the weights of its totals (None where vectors are kept row by row)."""
+
+    pull: Role
+    push: Role
+    weight: Array | None = None  # [N]
+
+
+class GradientLedger(NamedTuple):
+    """The accumulated gradients: a pytree that a training step takes and returns."""
+
+    items: Side
+    users: Side
+
+
+class Events(NamedTuple):
+    """Gradients of one role of one side in one batch; R events."""
+
+    ids: Array  # [R] int32
+    gradient: Array  # [R, D] ∂ℓ/∂row, summed over the events that share an entry (shared negatives)
+    size: Array  # [R] Σ ‖∂ℓ/∂row‖ over those events
+    count: Array | None = None  # [R] how many events; 1 each where None
+
+
+def init(
+    num_users: int,
+    num_items: int,
+    width: int,
+    *,
+    user_weight: Array | None = None,
+    item_weight: Array | None = None,
+) -> GradientLedger:
+    """An empty ledger. A side with a weight [N] keeps its vectors as one weighted total [D] to save memory.
+
+    >>> init(3, 4, 2).items.pull.vector.shape
+    (4, 2)
+    """
+
+    def side(n: int, weight: Array | None) -> Side:
+        if weight is not None and weight.shape != (n,):
+            raise ValueError(f"a ledger's weights must have shape ({n},), got {weight.shape}")
+        shape = (n, width) if weight is None else (width,)
+
+        def role() -> Role:
+            return Role(jnp.zeros(shape), jnp.zeros(n), jnp.zeros(n))
+
+        return Side(role(), role(), None if weight is None else jnp.array(weight, jnp.float32))
+
+    return GradientLedger(side(num_items, item_weight), side(num_users, user_weight))
+
+
+def _record(role: Role, events: Events, weight: Array | None) -> Role:
+    count = jnp.ones_like(events.size) if events.count is None else events.count
+    if weight is None:
+        vector = role.vector.at[events.ids].add(-events.gradient)
+    else:
+        vector = role.vector - weight[events.ids] @ events.gradient
+    return Role(vector, role.size.at[events.ids].add(events.size), role.count.at[events.ids].add(count))
+
+
+def observe(
+    ledger: GradientLedger,
+    *,
+    item_pull: Events,
+    item_push: Events,
+    user_pull: Events,
+    user_push: Events,
+    decay: float = 1.0,
+) -> GradientLedger:
+    """Adds a batch: every reading is first multiplied by `decay` (1 keeps plain sums, β < 1 averages per step)."""
+    if not 0.0 < decay <= 1.0:
+        raise ValueError(f"decay must be in (0, 1], got {decay}")
+    if decay != 1.0:
+        ledger = _map_roles(lambda x: decay * x, ledger)
+    return GradientLedger(
+        ledger.items._replace(
+            pull=_record(ledger.items.pull, item_pull, ledger.items.weight),
+            push=_record(ledger.items.push, item_push, ledger.items.weight),
+        ),
+        ledger.users._replace(
+            pull=_record(ledger.users.pull, user_pull, ledger.users.weight),
+            push=_record(ledger.users.push, user_push, ledger.users.weight),
+        ),
+    )
+
+
+def _map_roles(f: Callable[..., Array], *ledgers: GradientLedger) -> GradientLedger:
+    """Maps over what was gathered, leaving the weights of totals alone."""
+
+    def side(*sides: Side) -> Side:
+        roles = [jax.tree.map(f, *(getattr(s, role) for s in sides)) for role in ("pull", "push")]
+        return Side(*roles, sides[0].weight)
+
+    return GradientLedger(side(*(x.items for x in ledgers)), side(*(x.users for x in ledgers)))
+
+
+def merge(a: GradientLedger, b: GradientLedger) -> GradientLedger:
+    """The ledger of both runs of events: sums, size by size and vector by vector.
+
+    Raises ValueError where the two do not have the same shapes (or one keeps totals only).
+    """
+    shapes = [[x.shape for x in jax.tree.leaves(ledger)] for ledger in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"only ledgers of one shape can be merged, got {shapes[0]} and {shapes[1]}")
+    return _map_roles(jnp.add, a, b)
+
+
+def ratio(side: Side) -> Array:
+    """r = size of pull / (size of push + ε): the balance of pull and push, [N]."""
+    return side.pull.size / (side.push.size + EPS)
+
+
+def magnitude(side: Side, by: str = "size") -> Array:
+    """How large the gradients of each row were, [N].
+
+    `by`: "size" p = Σ‖∂ℓ/∂v‖ over positive events; "vector" ‖P‖; "ratio" r; "count" the number of positive events.
+    """
+    if by == "size":
+        return side.pull.size
+    if by == "count":
+        return side.pull.count
+    if by == "ratio":
+        return ratio(side)
+    if by == "vector":
+        _want_vectors(side)
+        return jnp.linalg.norm(side.pull.vector, axis=-1)
+    raise ValueError(f"by must be one of size, vector, ratio, count; got {by!r}")
+
+
+def direction(side: Side, weighting: Weighting = "uniform", *, where: Array | None = None) -> Array:
+    """d = Σ_i ω_i P_i / ‖Σ_i ω_i P_i‖, [D]; the direction of positive interactions.
+
+    ω is 1 ("uniform"), the number of positive events ("count") or r_i ("ratio"); `where` [N] keeps a popularity group.
+    A side that keeps totals has its ω already: only "uniform" is left to ask for. A zero sum gives a zero direction.
+    """
+    if side.pull.vector.ndim == 1:
+        if weighting != "uniform" or where is not None:
+            raise ValueError("a ledger of totals fixed its weights when it was made; ask for weighting='uniform'")
+        total = side.pull.vector
+    else:
+        weights = {"uniform": jnp.ones_like, "count": lambda _: side.pull.count, "ratio": lambda _: ratio(side)}
+        if weighting not in weights:
+            raise ValueError(f"weighting must be one of {sorted(weights)}, got {weighting!r}")
+        weight = weights[weighting](side.pull.size)
+        total = (weight if where is None else weight * where) @ side.pull.vector
+    return total / jnp.maximum(jnp.linalg.norm(total), EPS)
+
+
+def alignment(side: Side, rows: Array | None = None, d: Array | None = None) -> Array:
+    """How close each row is to positive interactions, [N] cosines in [-1, 1]: claim (i) of the paper.
+
+    With rows [N, D]: cos(v_i, d), d the side's `direction` unless given. Without: cos(P_i + N_i, P_i), the share of
+    positive interactions in the direction that all of the row's gradients point to. Zero rows align to nothing: 0.
+    """
+    if rows is not None:
+        d = direction(side) if d is None else d
+        return rows @ d / jnp.maximum(jnp.linalg.norm(rows, axis=-1) * jnp.linalg.norm(d), EPS)
+    _want_vectors(side)
+    pull, both = side.pull.vector, side.pull.vector + side.push.vector
+    sizes = jnp.linalg.norm(pull, axis=-1) * jnp.linalg.norm(both, axis=-1)
+    return jnp.sum(pull * both, axis=-1) / jnp.maximum(sizes, EPS)
+
+
+def _want_vectors(side: Side) -> None:
+    if side.pull.vector.ndim != 2:
+        raise ValueError("this reading wants a ledger that keeps vectors row by row; this one keeps totals only")

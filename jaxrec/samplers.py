@@ -1,0 +1,225 @@
+"""Samplers: (data, key, step) -> Batch, drawn on the device inside the epoch's scan.
+
+A sampler holds its arrays in `data`, so that they are arguments and not constants of a compiled epoch. Each batch is a
+function of the epoch's key and the step alone: nothing is shuffled, stored or carried from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.types import Array, Batch
+
+if TYPE_CHECKING:
+    from jaxrec.data.interactions import Interactions
+
+MAX_REDRAWS = 32
+
+
+class Sampler(NamedTuple):
+    """`draw(data, epoch_key, step) -> Batch`; an epoch is steps 0 .. num_batches - 1."""
+
+    data: Any
+    draw: Callable[[Any, Array, Array], Batch]
+    num_batches: int
+    batch_size: int
+
+
+def permuted(key: Array, positions: Array, size: int) -> Array:
+    """Entries of a keyed pseudo-random permutation of 0 .. size-1, without building it.
+
+    A Feistel network on the grid a x b >= size (Black & Rogaway 2002), walked until it lands below `size`: a few
+    integer operations an entry where a shuffle needs a sort of everything.
+
+    >>> sorted(permuted(jax.random.key(0), jnp.arange(7), 7).tolist())
+    [0, 1, 2, 3, 4, 5, 6]
+    """
+    a = max(int(np.ceil(np.sqrt(size))), 1)
+    b = max(-(-size // a), 1)
+    rounds = jax.random.bits(key, (6,), jnp.uint32)
+
+    def mix(x: Array, salt: Array) -> Array:
+        x = (x ^ salt) * jnp.uint32(0x9E3779B1)
+        x = (x ^ (x >> 15)) * jnp.uint32(0x85EBCA77)
+        x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE3D)
+        return x ^ (x >> 16)
+
+    def scramble(x: Array) -> Array:
+        left, right = x // jnp.uint32(b), x % jnp.uint32(b)
+        for r in range(0, 6, 2):
+            left = (left + mix(right, rounds[r]) % jnp.uint32(a)) % jnp.uint32(a)
+            right = (right + mix(left, rounds[r + 1]) % jnp.uint32(b)) % jnp.uint32(b)
+        return left * jnp.uint32(b) + right
+
+    first = scramble(positions.astype(jnp.uint32))
+    limit = jnp.uint32(size)
+    last = jax.lax.while_loop(
+        lambda x: jnp.any(x >= limit), lambda x: jnp.where(x >= limit, scramble(x), x), first
+    )
+    return last.astype(jnp.int32)
+
+
+class AliasTable(NamedTuple):
+    """Draws from a discrete distribution in constant time (Walker 1977; Vose 1991)."""
+
+    accept: Array  # [I] probability of keeping the column
+    other: Array  # [I] what is drawn otherwise
+    log_q: Array  # [I] log probability
+
+
+def alias_table(weights: np.ndarray) -> AliasTable:
+    """Prepares draws with probability proportional to weights [I], which are finite, >= 0 and not all 0."""
+    weights = np.asarray(weights, np.float64)
+    if weights.ndim != 1 or not np.all(np.isfinite(weights)) or weights.min() < 0 or weights.sum() == 0:
+        raise ValueError("weights must be one axis of finite numbers >= 0, not all of them 0")
+    q = weights / weights.sum()
+    accept, other = q * len(q), np.arange(len(q))
+    small, large = list(np.flatnonzero(accept < 1)), list(np.flatnonzero(accept >= 1))
+    while small and large:
+        low, high = small.pop(), large[-1]
+        other[low] = high
+        accept[high] -= 1.0 - accept[low]
+        if accept[high] < 1:
+            small.append(large.pop())
+    accept[small] = 1.0  # what is left differs from 1 by rounding only
+    accept[large] = 1.0
+    with np.errstate(divide="ignore"):
+        log_q = np.log(q)
+    return AliasTable(
+        jnp.asarray(accept, jnp.float32), jnp.asarray(other, jnp.int32), jnp.asarray(log_q, jnp.float32)
+    )
+
+
+def draw_alias(key: Array, table: AliasTable, shape: tuple[int, ...]) -> Array:
+    """Ids [shape] drawn with replacement from an alias table."""
+    column_key, coin_key = jax.random.split(key)
+    column = jax.random.randint(column_key, shape, 0, table.other.shape[0])
+    coin = jax.random.uniform(coin_key, shape)
+    return jnp.where(coin < table.accept[column], column, table.other[column])
+
+
+def is_known(starts: Array, items: Array, users: Array, candidates: Array) -> Array:
+    """Whether user b has candidate (b, k) in the training data: users [B], candidates [B, K] -> bool [B, K].
+
+    `starts` [U+1] and `items` [E] are the history in CSR form with ids ascending within each user; a binary search in
+    the user's segment.
+    """
+    low = jnp.broadcast_to(starts[users][:, None], candidates.shape)
+    end = jnp.broadcast_to(starts[users + 1][:, None], candidates.shape)
+    high = end
+    for _ in range(max(int(items.shape[0]).bit_length(), 1)):
+        middle = (low + high) // 2
+        below = (items.at[middle].get(mode="fill", fill_value=0) < candidates) & (low < high)
+        low, high = jnp.where(below, middle + 1, low), jnp.where(below | (low >= high), high, middle)
+    return (low < end) & (items.at[low].get(mode="fill", fill_value=-1) == candidates)
+
+
+class _Data(NamedTuple):
+    users: Array  # [E] ordered by user
+    items: Array  # [E] ascending within each user
+    starts: Array  # [U+1]
+    active: Array  # users with a history
+    alias: AliasTable | None
+
+
+def sampler(
+    train: Interactions,
+    *,
+    batch_size: int = 4096,
+    num_negatives: int = 1,
+    shared: bool = False,
+    in_batch: bool = False,
+    popularity: float = 0.0,
+    reject: bool = False,
+    by: Literal["interaction", "user"] = "interaction",
+) -> Sampler:
+    """Positives from the training interactions, negatives ∝ n_i^popularity (0: uniform over all items).
+
+    by: "interaction" passes over a pseudo-random permutation of the interactions each epoch (the last batch is filled
+        up from the permutation's beginning); "user" draws users uniformly, then one of their items.
+    shared: one set of K negatives for the whole batch; a row's own positive among them is left out of its loss.
+    in_batch: the batch's positives are the negatives, so q ∝ n_i; repeats of a row's own positive are left out.
+    reject: negatives that the user is known to like are drawn again; one that keeps colliding (32 times) is left out
+        of the loss through `Batch.where`. Needs negatives of their own, since a shared one can't suit every row.
+
+    Raises ValueError for contradicting options, an empty training set, or a user that has every item.
+    """
+    if len(train) == 0:
+        raise ValueError("no training interactions to sample from")
+    if batch_size < 1 or num_negatives < 1:
+        raise ValueError(f"batch_size and num_negatives must be >= 1, got {batch_size} and {num_negatives}")
+    if by not in ("interaction", "user"):
+        raise ValueError(f"by must be 'interaction' or 'user', got {by!r}")
+    if reject and (shared or in_batch):
+        raise ValueError("reject wants negatives of each row's own; shared and in-batch ones can't suit every row")
+    if reject and train.user_counts.max() >= train.num_items:
+        raise ValueError(f"user {int(train.user_counts.argmax())} has every item: no negative is left to draw")
+    num_batches = -(-len(train) // batch_size)
+    batch_size = -(-len(train) // num_batches)  # as even as can be
+    starts, items = train.csr()
+    counts = train.item_counts
+    with np.errstate(divide="ignore"):
+        weights = np.where(counts > 0, counts.astype(np.float64) ** popularity, 0.0)
+    data = _Data(
+        users=jnp.asarray(np.repeat(np.arange(train.num_users, dtype=np.int32), np.diff(starts))),
+        items=jnp.asarray(items, jnp.int32),
+        starts=jnp.asarray(starts, jnp.int32),
+        active=jnp.asarray(np.flatnonzero(np.diff(starts)), jnp.int32),
+        alias=alias_table(weights) if popularity != 0.0 else None,
+    )
+    log_frequency = jnp.asarray(np.log(np.maximum(counts, 1) / len(train)), jnp.float32)
+
+    def positives(data: _Data, key: Array, step: Array) -> tuple[Array, Array]:
+        if by == "interaction":
+            position = (step * batch_size + jnp.arange(batch_size)) % len(train)
+            chosen = permuted(key, position, len(train))
+            return data.users[chosen], data.items[chosen]
+        user_key, item_key = jax.random.split(jax.random.fold_in(key, step))
+        users = data.active[jax.random.randint(user_key, (batch_size,), 0, data.active.shape[0])]
+        low, high = data.starts[users], data.starts[users + 1]
+        return users, data.items[low + jax.random.randint(item_key, (batch_size,), 0, high - low)]
+
+    def items_at_random(data: _Data, key: Array, shape: tuple[int, ...]) -> Array:
+        if data.alias is not None:
+            return draw_alias(key, data.alias, shape)
+        return jax.random.randint(key, shape, 0, train.num_items)
+
+    def unknown_items(data: _Data, key: Array, users: Array) -> tuple[Array, Array]:
+        def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            tries, chosen, known = carry
+            fresh = items_at_random(data, jax.random.fold_in(key, tries), chosen.shape)
+            chosen = jnp.where(known, fresh, chosen)
+            return tries + 1, chosen, is_known(data.starts, data.items, users, chosen)
+
+        shape = (batch_size, num_negatives)
+        start = (jnp.int32(0), jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool))
+        _, chosen, known = jax.lax.while_loop(
+            lambda carry: (carry[0] < MAX_REDRAWS) & jnp.any(carry[2]), again, start
+        )
+        return chosen, ~known
+
+    def draw(data: _Data, key: Array, step: Array) -> Batch:
+        positive_key, negative_key = jax.random.split(key)
+        negative_key = jax.random.fold_in(negative_key, step)
+        users, items = positives(data, positive_key, step)
+        if in_batch:
+            where = items[None, :] != items[:, None]
+            return Batch(users, items, items, where, jnp.log(batch_size * 1.0) + log_frequency[items])
+        if reject:
+            negatives, where = unknown_items(data, negative_key, users)
+            return Batch(users, items, negatives, where)
+        if not shared:
+            return Batch(users, items, items_at_random(data, negative_key, (batch_size, num_negatives)))
+        negatives = items_at_random(data, negative_key, (num_negatives,))
+        if data.alias is not None:
+            log_q = jnp.log(num_negatives * 1.0) + data.alias.log_q[negatives]
+        else:
+            log_q = jnp.full(num_negatives, np.log(num_negatives / train.num_items), jnp.float32)
+        return Batch(users, items, negatives, negatives[None, :] != items[:, None], log_q)
+
+    return Sampler(data, draw, num_batches, batch_size)

@@ -1,0 +1,233 @@
+"""One training step, cut at the scored rows so that per-item gradients pass through the ledger.
+
+    rows    = heads(gather(tables(params)))                 vjp kept
+    scores  = inner products of rows                        vjp kept
+    g       = jax.grad of the summed objective by scores    one number per (interaction, role)
+    g'      = transform(g)                                  an optax chain, the identity in the paper's setting
+    ledger  = observe(gradients by row, from g or g')       explicit state out
+    params  = optimiser(gradients by row from g', pulled back through the heads)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrec import ledger as ledgers
+from jaxrec.models.base import Model, candidate_scores, pair_scores
+from jaxrec.objectives import Objective
+from jaxrec.optim import RowOptimizer
+from jaxrec.types import Array, Batch, Params
+
+
+class ScoreGradients(NamedTuple):
+    """∂ℓ/∂s of each interaction of a batch: what train-time transforms re-weight."""
+
+    positive: Array  # [B] = −w⁺
+    negative: Array  # [B, K] = w⁻
+
+
+class RowGradients(NamedTuple):
+    """∂ℓ/∂row of each scored row; a user's two paths are kept apart."""
+
+    user_pull: Array  # [B, D] through the positive's score
+    user_push: Array  # [B, D] through the negatives' scores
+    positive: Array  # [B, D]
+    negative: Array  # [B, K, D], or [K, D] summed over the batch for shared negatives
+
+
+class TrainState(NamedTuple):
+    """All that the next step needs."""
+
+    params: Params
+    optimizer: Any
+    transform: Any
+    ledger: ledgers.GradientLedger | None
+    key: Array  # typed key; epoch t draws from fold_in(key, t)
+    epoch: Array  # [] int32
+
+
+class Info(NamedTuple):
+    """What a person looks at, one number a step."""
+
+    loss: Array  # mean over rows
+    pull: Array  # mean w⁺ over rows
+    finite: Array  # bool
+
+
+class Step(NamedTuple):
+    """`init(key) -> TrainState` and `update(state, batch) -> (TrainState, Info)`, both pure."""
+
+    init: Callable[[Array], TrainState]
+    update: Callable[[TrainState, Batch], tuple[TrainState, Info]]
+
+
+class Observation(NamedTuple):
+    """What the ledger keeps. Weights [U], [I] turn a side's vectors into one weighted total to save memory."""
+
+    decay: float = 1.0
+    gradients: Literal["raw", "corrected"] = "raw"
+    user_weight: Array | None = None
+    item_weight: Array | None = None
+
+
+def score_gradients(
+    objective: Objective, user: Array, positive: Array, negative: Array, batch: Batch
+) -> tuple[Array, ScoreGradients]:
+    """Loss per row [B] and its gradients by score, from scored rows; the loss is summed over rows."""
+
+    def total(positive_scores: Array, negative_scores: Array) -> tuple[Array, Array]:
+        loss = objective(positive_scores, negative_scores, where=batch.where, log_q=batch.log_q)
+        return jnp.sum(loss), loss
+
+    by_score = jax.grad(total, argnums=(0, 1), has_aux=True)
+    gradients, loss = by_score(pair_scores(user, positive), candidate_scores(user, negative))
+    return loss, ScoreGradients(*gradients)
+
+
+def row_gradients(user: Array, positive: Array, negative: Array, g: ScoreGradients) -> RowGradients:
+    """Pulls score gradients back to the scored rows with `jax.vjp`, one path a role."""
+    _, through_positive = jax.vjp(pair_scores, user, positive)
+    _, through_negative = jax.vjp(candidate_scores, user, negative)
+    user_pull, by_positive = through_positive(g.positive)
+    user_push, by_negative = through_negative(g.negative)
+    return RowGradients(user_pull, user_push, by_positive, by_negative)
+
+
+def observe_batch(
+    ledger: ledgers.GradientLedger,
+    batch: Batch,
+    user: Array,
+    g: ScoreGradients,
+    rows: RowGradients,
+    *,
+    decay: float = 1.0,
+) -> ledgers.GradientLedger:
+    """Adds a batch's gradients to the ledger.
+
+    For an inner product ‖∂ℓ/∂v_i‖ = |∂ℓ/∂s| ‖u‖, which gives the size of every event of a shared negative from one
+    matrix-vector product. Negatives that `batch.where` leaves out are no events.
+    """
+    length = jnp.linalg.norm(user, axis=-1)
+    shared = batch.negatives.ndim == 1
+    present = jnp.ones_like(g.negative) if batch.where is None else batch.where.astype(g.negative.dtype)
+    if shared:
+        push_size, push_count = length @ jnp.abs(g.negative), jnp.sum(present, axis=0)
+    else:
+        push_size, push_count = (jnp.abs(g.negative) * length[:, None]).ravel(), present.ravel()
+    return ledgers.observe(
+        ledger,
+        item_pull=ledgers.Events(batch.positives, rows.positive, jnp.abs(g.positive) * length),
+        item_push=ledgers.Events(
+            batch.negatives.ravel(), rows.negative.reshape(-1, rows.negative.shape[-1]), push_size, push_count
+        ),
+        user_pull=ledgers.Events(batch.users, rows.user_pull, jnp.linalg.norm(rows.user_pull, axis=-1)),
+        user_push=ledgers.Events(batch.users, rows.user_push, jnp.linalg.norm(rows.user_push, axis=-1)),
+        decay=decay,
+    )
+
+
+def make_step(
+    model: Model,
+    objective: Objective,
+    optimizer: RowOptimizer | optax.GradientTransformation,
+    *,
+    transform: optax.GradientTransformation | None = None,
+    observation: Observation | None = Observation(),  # noqa: B008  an immutable tuple
+    l2: float = 0.0,
+) -> Step:
+    """Joins the parts into one pure step.
+
+    optimizer: a `RowOptimizer` updates only touched rows, for models whose tables are their parameters; any optax
+        optimiser takes the dense gradient of all parameters.
+    transform: an optax transformation of `ScoreGradients`; its update is given users, positives and negatives.
+    observation: what the ledger keeps; None trains without a ledger.
+    l2: λ; each gathered raw row adds λ/2 ‖row‖² to the loss, once per occurrence. The ledger does not see it.
+    """
+    if isinstance(optimizer, RowOptimizer) and not model.tables_are_params:
+        raise ValueError("a row-sparse optimiser wants a model whose tables are its parameters; use an optax one")
+    through = optax.with_extra_args_support(optax.identity() if transform is None else transform)
+
+    def init(key: Array) -> TrainState:
+        init_key, state_key = jax.random.split(key)
+        params = model.init(init_key)
+        sparse = isinstance(optimizer, RowOptimizer)
+        ledger = None
+        if observation is not None:
+            ledger = ledgers.init(
+                model.num_users,
+                model.num_items,
+                model.width,
+                user_weight=observation.user_weight,
+                item_weight=observation.item_weight,
+            )
+        blank = ScoreGradients(jnp.zeros(1), jnp.zeros((1, 1)))
+        return TrainState(
+            params=params,
+            optimizer=jax.tree.map(optimizer.init, params) if sparse else optimizer.init(params),
+            transform=through.init(blank),  # type: ignore[arg-type]
+            ledger=ledger,
+            key=state_key,
+            epoch=jnp.zeros((), jnp.int32),
+        )
+
+    def gather(params: Params, batch: Batch) -> tuple[Array, Array, Array]:
+        user, item = model.tables(params)
+        return user[batch.users], item[batch.positives], item[batch.negatives]
+
+    def heads(user: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
+        return model.user_head(user), model.item_head(positive), model.item_head(negative)
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        sparse = isinstance(optimizer, RowOptimizer)
+        if sparse:
+            raw, pull_to_params = gather(state.params, batch), None
+        else:
+            raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
+        scored, pull_to_raw = jax.vjp(heads, *raw)
+        loss, g = score_gradients(objective, *scored, batch)
+        corrected, transform_state = through.update(
+            g,  # type: ignore[arg-type]
+            state.transform,
+            None,
+            users=batch.users,
+            positives=batch.positives,
+            negatives=batch.negatives,
+        )
+        applied = row_gradients(*scored, corrected)  # type: ignore[arg-type]
+        ledger = state.ledger
+        if observation is not None and ledger is not None:
+            seen = corrected
+            by_row = applied
+            if observation.gradients == "raw" and transform is not None:
+                seen, by_row = g, row_gradients(*scored, g)
+            ledger = observe_batch(ledger, batch, scored[0], seen, by_row, decay=observation.decay)  # type: ignore[arg-type]
+        by_raw = pull_to_raw((applied.user_pull + applied.user_push, applied.positive, applied.negative))
+        if l2:
+            by_raw = tuple(grad + l2 * row for grad, row in zip(by_raw, raw, strict=True))
+        if sparse:
+            params, opt_state = _update_rows(optimizer, state, batch, by_raw)
+        else:
+            (gradient,) = pull_to_params(by_raw)  # type: ignore[misc]
+            change, opt_state = optimizer.update(gradient, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, change)
+        mean_loss = jnp.mean(loss)
+        info = Info(mean_loss, -jnp.mean(g.positive), jnp.isfinite(mean_loss))
+        return state._replace(params=params, optimizer=opt_state, transform=transform_state, ledger=ledger), info
+
+    return Step(init, update)
+
+
+def _update_rows(
+    optimizer: RowOptimizer, state: TrainState, batch: Batch, by_raw: tuple[Array, ...]
+) -> tuple[Params, Any]:
+    by_user, by_positive, by_negative = by_raw
+    item_ids = jnp.concatenate([batch.positives, batch.negatives.ravel()])
+    by_item = jnp.concatenate([by_positive, by_negative.reshape(-1, by_negative.shape[-1])])
+    user, user_state = optimizer.update(state.params["user"], state.optimizer["user"], batch.users, by_user)
+    item, item_state = optimizer.update(state.params["item"], state.optimizer["item"], item_ids, by_item)
+    return {"user": user, "item": item}, {"user": user_state, "item": item_state}

@@ -1,0 +1,41 @@
+"""The words of the library: the letters, and the arrays that travel between its parts.
+
+Letters used in every docstring and field comment: U users, I items, E interactions, B rows of a batch,
+K negatives a row, D width of a scored vector, k cut-off of a ranking.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any  # a pytree of arrays
+
+
+class Batch(NamedTuple):
+    """What one step of training sees; `negatives` is private to each row or shared by all of them."""
+
+    users: Array  # [B] int32
+    positives: Array  # [B] int32
+    negatives: Array  # [B, K] own, or [K] shared, int32
+    where: Array | None = None  # [B, K] bool, False where a negative must not count
+    log_q: Array | None = None  # as negatives: log of the expected number of draws of each negative, a row
+
+
+class Tables(NamedTuple):
+    """What ranking ranks and what adjustments adjust.
+
+    score(u, i) = <user_u, item_i> + bias_strength_u * item_bias_i, the bias left out where it is None and the
+    strength 1 where it is None.
+
+    >>> import jax.numpy as jnp
+    >>> Tables(jnp.ones((2, 3)), jnp.ones((4, 3))).item.shape
+    (4, 3)
+    """
+
+    user: Array  # [U, D]
+    item: Array  # [I, D]
+    item_bias: Array | None = None  # [I]
+    bias_strength: Array | None = None  # [U]
