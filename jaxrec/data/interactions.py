@@ -1,7 +1,7 @@
-"""`Interactions`, the one form in which data travels through the library, and `Split`, several of them together.
+"""`Interactions`, the one form in which data travels through the library, and `Split`, several together.
 
-Ids inside an `Interactions` are row numbers, validated once when it is made, because `segment_sum` and scatters
-on the device drop an id that is out of range without a word.
+Ids inside an `Interactions` are row numbers, validated once when it is made, because `segment_sum` and
+scatters on the device drop an id that is out of range without a word.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Interactions:
         put("users", _rows(self.users, self.num_users, "user"))
         put("items", _rows(self.items, self.num_items, "item"))
         if len(self.users) != len(self.items):
-            raise DataError(f"users and items must be equally long, got {len(self.users)} and {len(self.items)}")
+            sizes = f"{len(self.users)} and {len(self.items)}"
+            raise DataError(f"users and items must be equally long, got {sizes}")
         put("user_ids", _id_map(self.user_ids, self.num_users, "user"))
         put("item_ids", _id_map(self.item_ids, self.num_items, "item"))
         put("times", _column(self.times, len(self), "times", None))
@@ -105,7 +106,8 @@ class Interactions:
         from scipy.sparse import csr_array
 
         indptr, items = self.csr()
-        return csr_array((np.ones(len(items), np.float32), items, indptr), shape=(self.num_users, self.num_items))
+        ones, shape = np.ones(len(items), np.float32), (self.num_users, self.num_items)
+        return csr_array((ones, items, indptr), shape=shape)
 
     def select(self, where: np.ndarray) -> Interactions:
         """Some of the pairs, by a mask [E] bool or an index without repeats, in the same id space.
@@ -129,10 +131,10 @@ class Interactions:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Parts of one data set over one id space: `train`, named `valid` and `tests` parts, and `notes` for people.
+    """Parts of one data set over one id space: `train`, named `valid` and `tests` parts, notes for people.
 
-    Raises `DataError` where a part lives in another id space, or a validation or test pair is also in train (a
-    pair in train is masked when ranking, so it could never be found), or a test pair is also in a valid part.
+    Raises `DataError` where a part lives in another id space, or a validation or test pair is also in train
+    (such a pair is masked when ranking, so it could never be found), or a test pair is also in a valid part.
     """
 
     train: Interactions
@@ -141,10 +143,11 @@ class Split:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        parts = [(f"valid {n}", p) for n, p in self.valid.items()] + [(f"test {n}", p) for n, p in self.tests.items()]
+        parts = [(f"valid {n}", p) for n, p in self.valid.items()]
+        parts += [(f"test {n}", p) for n, p in self.tests.items()]
         for name, part in parts:
             if not same_space(part, self.train):
-                raise DataError(f"{name} lives in another id space than train: {part!r} against {self.train!r}")
+                raise DataError(f"{name} has another id space than train: {part!r}, train {self.train!r}")
             _refuse_overlap(name, part, "train", self.train)
         for test_name, test in self.tests.items():
             for valid_name, valid in self.valid.items():
@@ -186,9 +189,8 @@ def union(*parts: Interactions) -> Interactions:
         columns = [getattr(p, name) for p in parts]
         return None if any(c is None for c in columns) else np.concatenate(columns)[order]
 
-    return replace(
-        first, users=join("users"), items=join("items"), times=join("times"), ratings=join("ratings"), notes=()
-    )
+    joined = {name: join(name) for name in ("users", "items", "times", "ratings")}
+    return replace(first, **joined, notes=())  # type: ignore[arg-type]
 
 
 def contains(data: Interactions, keys: np.ndarray) -> np.ndarray:
@@ -248,7 +250,7 @@ def _column(values: Any, length: int, what: str, dtype: Any) -> np.ndarray | Non
         raise DataError(f"{what} must be numbers, got {array.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise DataError(f"{what} must be finite, but pair {bad} has {array[bad]}; drop or repair such rows first")
+        raise DataError(f"{what} must be finite, but pair {bad} has {array[bad]}; repair such rows first")
     return _frozen(np.ascontiguousarray(array))
 
 
@@ -260,12 +262,12 @@ def _refuse_repeats(keys: np.ndarray, data: Interactions) -> None:
     if len(twice):
         user, item = divmod(int(twice[0]), data.num_items)
         raise DataError(
-            f"each pair must be there once, but {len(twice)} are repeated, the first is user {user}, item {item}; "
-            "`from_pairs` merges repeats"
+            f"each pair must be there once, but {len(twice)} are repeated, the first is user {user}, "
+            f"item {item}; `from_pairs` merges repeats"
         )
 
 
 def _refuse_overlap(name: str, part: Interactions, other_name: str, other: Interactions) -> None:
     shared = int(contains(other, part.keys).sum())
     if shared:
-        raise DataError(f"{shared} pairs of {name} are also in {other_name}; remove them (and count them) first")
+        raise DataError(f"{shared} pairs of {name} are also in {other_name}; remove and count them first")

@@ -1,0 +1,215 @@
+"""Training: a jitted, donated epoch (one trace, no host traffic inside), and the loop around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.samplers import Sampler
+from jaxrec.step import Info, Step, TrainState
+from jaxrec.types import Array
+
+Epoch = Callable[[TrainState], tuple[TrainState, Info]]
+Evaluate = Callable[[TrainState], dict[str, float]]
+
+
+class DivergenceError(RuntimeError):
+    """The loss stopped being finite; `state` is the last good one, as it was before the epoch that failed."""
+
+    def __init__(self, message: str, state: TrainState):
+        super().__init__(message)
+        self.state = state
+
+
+def make_epoch(step: Step, sampler: Sampler) -> Epoch:
+    """Compiles a whole epoch, `state -> (state, Info [S])`. The state that is passed in is donated: don't use it again."""
+
+    def run(state: TrainState, data: Any) -> tuple[TrainState, Info]:
+        key = jax.random.fold_in(state.key, state.epoch)
+
+        def body(state: TrainState, i: Array) -> tuple[TrainState, Info]:
+            return step.update(state, sampler.draw(data, key, i))
+
+        state, info = jax.lax.scan(body, state, jnp.arange(sampler.num_batches, dtype=jnp.int32))
+        return state._replace(epoch=state.epoch + 1), info
+
+    compiled = jax.jit(run, donate_argnums=0)
+    return lambda state: compiled(state, sampler.data)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training leaves: the last state, and the best one by the monitored metric (the last without a monitor)."""
+
+    state: TrainState
+    best: TrainState
+    best_epoch: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = "epochs"  # or "patience", "signal"
+
+
+@dataclass
+class _Progress:
+    """What the loop knows beside the state; saved with each checkpoint."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float = float("-inf")
+
+
+def fit(
+    step: Step,
+    sampler: Sampler,
+    *,
+    epochs: int,
+    key: Array | None = None,
+    state: TrainState | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 1,
+    monitor: str | None = None,
+    patience: int | None = None,
+    on_epoch: Callable[[dict[str, Any], TrainState], None] | None = None,
+    checkpoint: Path | str | None = None,
+    checkpoint_every: int = 1,
+    resume: bool = False,
+    meta: dict[str, Any] | None = None,
+    progress: bool = False,
+) -> Fit:
+    """Trains from `step.init(key)`, or from `state`, until `state.epoch == epochs`.
+
+    evaluate: state -> metrics, called every `evaluate_every` epochs and after the last; added to the history.
+    monitor, patience: the metric that chooses the best state; stop after `patience` evaluations without a better one.
+    on_epoch: called with each history row (epoch, loss, pull, seconds, metrics) and the state.
+    checkpoint: folder for checkpoints, one every `checkpoint_every` epochs and at a signal; `resume` goes on from the
+        newest good one with the same bits as if never interrupted; `meta` must be the same as when it was saved.
+
+    Raises DivergenceError, which holds the last good state, where a loss is not finite. ValueError for a monitor that
+    `evaluate` does not return. SIGTERM and SIGINT end the run after the epoch, saved, with `stopped="signal"`.
+    """
+    if (key is None) == (state is None):
+        raise ValueError("give fit either a key to start from or a state to go on from")
+    if (monitor is None) != (evaluate is None):
+        raise ValueError("evaluate and monitor go together: evaluate gives metrics, monitor names the one that counts")
+    current = step.init(key) if state is None else state  # type: ignore[arg-type]
+    known, best = _Progress(), current
+    store = None if checkpoint is None else _Store(Path(checkpoint), meta or {})
+    if store is not None and resume:
+        current, best, known = store.restore(current, known)
+    epoch, stopped = make_epoch(step, sampler), "epochs"
+    with ExitStack() as stack:
+        stop = stack.enter_context(_signals(store is not None))
+        bar = stack.enter_context(_bar(progress, epochs, int(current.epoch), len_rows=sampler.num_batches * sampler.batch_size))
+        while int(current.epoch) < epochs:
+            begun = time.perf_counter()
+            good = jax.tree.map(jnp.copy, current)
+            current, info = epoch(current)
+            losses = np.asarray(info.loss)
+            if not np.all(np.isfinite(losses)):
+                raise DivergenceError(_divergence(losses, int(good.epoch)), good)
+            number = int(current.epoch)
+            row: dict[str, Any] = {
+                "epoch": number,
+                "loss": float(losses.mean()),
+                "pull": float(np.asarray(info.pull).mean()),
+                "seconds": round(time.perf_counter() - begun, 4),
+            }
+            if evaluate is not None and (number % evaluate_every == 0 or number == epochs):
+                row |= evaluate(current)
+                if monitor not in row:
+                    raise ValueError(f"monitor {monitor!r} is not among the metrics {sorted(row)}")
+                if row[monitor] > known.best_value:
+                    known.best_value, known.best_epoch = row[monitor], number
+                    best = jax.tree.map(jnp.copy, current)
+                elif patience is not None and _evaluations_since(known) >= patience:
+                    stopped = "patience"
+            known.history.append(row)
+            if on_epoch is not None:
+                on_epoch(row, current)
+            bar(row)
+            if stop():
+                stopped = "signal"
+            if store is not None and (number % checkpoint_every == 0 or number == epochs or stopped == "signal"):
+                store.save(current, best if monitor else current, known)
+            if stopped != "epochs":
+                break
+    if monitor is None:
+        best, known.best_epoch = current, int(current.epoch)
+    return Fit(current, best, known.best_epoch, known.history, stopped)
+
+
+def _divergence(losses: np.ndarray, epoch: int) -> str:
+    first = int(np.flatnonzero(~np.isfinite(losses))[0])
+    return (
+        f"the loss became {losses[first]} at step {first} of epoch {epoch + 1}; the state before that epoch is kept in "
+        "this error's `state` (and in the last checkpoint): lower the learning rate, or raise the temperature"
+    )
+
+
+def _evaluations_since(known: _Progress) -> int:
+    return 1 + sum("epoch" in row and len(row) > 4 and row["epoch"] > known.best_epoch for row in known.history)
+
+
+class _Store:
+    """Checkpoints of the state, the best state and the progress, under one fingerprint of the run."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]):
+        self.folder, self.meta = folder, meta
+
+    def save(self, state: TrainState, best: TrainState, known: _Progress) -> None:
+        from jaxrec import checkpoint
+
+        number = int(state.epoch)
+        meta = {"run": self.meta, "progress": vars(known)}
+        checkpoint.save(self.folder, number, {"state": state, "best": best}, meta=meta)
+
+    def restore(self, state: TrainState, known: _Progress) -> tuple[TrainState, TrainState, _Progress]:
+        from jaxrec import checkpoint
+
+        if not checkpoint.steps(self.folder):
+            return state, state, known
+        found = checkpoint.restore(self.folder, {"state": state, "best": state})
+        if found.meta["run"] != self.meta:
+            raise checkpoint.CheckpointError(
+                f"{self.folder} holds another run: wanted {self.meta}, found {found.meta['run']}; "
+                "resume with the settings it was started with, or choose another folder"
+            )
+        return found.state["state"], found.state["best"], _Progress(**found.meta["progress"])
+
+
+@contextmanager
+def _signals(wanted: bool) -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or SIGINT came, for runs that can save what they have; others keep the usual behaviour."""
+    if not wanted:
+        yield lambda: False
+        return
+    from jaxrec.checkpoint import graceful_stop
+
+    with graceful_stop() as stop:
+        yield lambda: bool(stop.requested)
+
+
+@contextmanager
+def _bar(wanted: bool, epochs: int, done: int, *, len_rows: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A progress bar with loss, rows a second and remaining time, or nothing."""
+    if not wanted:
+        yield lambda row: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    with Progress(*columns) as shown:
+        task = shown.add_task("train", total=epochs, completed=done, note="compiling")
+
+        def update(row: dict[str, Any]) -> None:
+            rate = len_rows / max(row["seconds"], 1e-9)
+            shown.update(task, advance=1, note=f"loss {row['loss']:.4f}  {rate:,.0f} rows/s")
+
+        yield update

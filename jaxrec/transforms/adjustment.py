@@ -1,0 +1,212 @@
+"""Test-time adjustment: transforms `(Tables, ledger) -> Tables`, closed under `chain`.
+
+Strengths may be traced values, so a grid of them is one vmapped call; a strength of 0 leaves every score as it is, and
+where it is the Python number 0 the tables come back bit for bit. Source of the idea: Ren et al. 2022 (arXiv
+2211.01154) adjust embeddings at test time from accumulated gradients; the forms below are this library's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax.numpy as jnp
+
+from jaxrec import ledger as ledgers
+from jaxrec.ledger import GradientLedger, Weighting
+from jaxrec.models.wrappers import unit
+from jaxrec.types import Array, Tables
+
+Adjustment = Callable[[Tables, GradientLedger], Tables]
+Strength = float | Array
+
+
+def identity() -> Adjustment:
+    """Changes nothing."""
+    return lambda tables, ledger: tables
+
+
+def chain(*adjustments: Adjustment) -> Adjustment:
+    """Applies adjustments one after the other; `chain()` is the identity.
+
+    >>> from jaxrec import ledger
+    >>> tables = Tables(jnp.ones((2, 3)), 2 * jnp.ones((4, 3)))
+    >>> float(chain(unit_rows("item"), unit_rows("user"))(tables, ledger.init(2, 4, 3)).item[0, 0].round(4))
+    0.5774
+    """
+
+    def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+        for adjust in adjustments:
+            tables = adjust(tables, ledger)
+        return tables
+
+    return apply
+
+
+def _is_zero(strength: Strength) -> bool:
+    return isinstance(strength, (int, float)) and strength == 0
+
+
+def fold_bias(tables: Tables) -> Tables:
+    """The same scores as one inner product: [u, strength_u], [v, bias_i]. Tables without a bias come back as they are."""
+    if tables.item_bias is None:
+        return tables
+    ones = jnp.ones_like(tables.user[:, 0]) if tables.bias_strength is None else tables.bias_strength
+    return Tables(
+        jnp.concatenate([tables.user, ones[:, None]], axis=1),
+        jnp.concatenate([tables.item, tables.item_bias[:, None]], axis=1),
+    )
+
+
+def _standardised(x: Array, where: Array) -> Array:
+    """(x − mean)/sd over `where`; 0 elsewhere, and everywhere if all are the same."""
+    n = jnp.maximum(jnp.sum(where), 1)
+    mean = jnp.sum(jnp.where(where, x, 0.0)) / n
+    sd = jnp.sqrt(jnp.sum(jnp.where(where, (x - mean) ** 2, 0.0)) / n)
+    return jnp.where(where & (sd > 0), (x - mean) / jnp.where(sd > 0, sd, 1.0), 0.0)
+
+
+def mainstream(ledger: GradientLedger, *, weighting: Weighting = "uniform") -> Array:
+    """How mainstream each user is, z_u [U]: cos(the user's pull, d), standardised over users with a history.
+
+    The user's pull is the sum of gradients of the items that the user likes, so its cosine with the items' common
+    direction d tells how much popularity there is in what pulled the user. Users without events get 0.
+    """
+    d = ledgers.direction(ledger.items, weighting)
+    return _standardised(ledgers.alignment(ledger.users, ledger.users.pull.vector, d), ledger.users.pull.count > 0)
+
+
+def personal(strength: Strength, spread: Strength, z: Array) -> Array:
+    """Strength per user [U]: strength · exp(−spread · z_u), so that niche users are corrected more."""
+    return strength * jnp.exp(-spread * z)
+
+
+def remove_direction(
+    strength: Strength, *, spread: Strength = 0.0, weighting: Weighting = "uniform", z: Array | None = None
+) -> Adjustment:
+    """v_i ← v_i − α⟨v_i, d⟩d, d the direction of positive interactions in the items' ledger.
+
+    Since s_ui then loses α⟨u, d⟩⟨v_i, d⟩, it is done on the users' side, u ← u − α_u⟨u, d⟩d, which gives the same
+    scores and allows α_u = α exp(−spread · z_u). `z` [U] defaults to `mainstream(ledger)`. α may exceed 1.
+    """
+    if _is_zero(strength):
+        return identity()
+
+    def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+        d = _fit(ledgers.direction(ledger.items, weighting), tables.user.shape[1])
+        alpha = strength * jnp.ones(tables.user.shape[0])
+        if not _is_zero(spread):
+            alpha = personal(strength, spread, mainstream(ledger, weighting=weighting) if z is None else z)
+        return tables._replace(user=tables.user - (alpha * (tables.user @ d))[:, None] * d[None, :])
+
+    return apply
+
+
+def _fit(d: Array, width: int) -> Array:
+    """Pads a direction for tables that an earlier step widened (a folded bias)."""
+    return jnp.pad(d, (0, width - d.shape[0]))
+
+
+def _log_relative(g: Array) -> Array:
+    """log g_i − mean log g over the items that have any; an item without gets the smallest value of the others."""
+    seen = g > 0
+    logs = jnp.log(jnp.where(seen, g, 1.0))
+    smallest = jnp.min(jnp.where(seen, logs, jnp.inf))
+    logs = jnp.where(seen, logs, jnp.where(jnp.any(seen), smallest, 0.0))
+    return logs - jnp.mean(logs)
+
+
+def _scaled(tables: Tables, g: Array, power: Strength) -> Tables:
+    scale = jnp.exp(-power * _log_relative(g))
+    bias = None if tables.item_bias is None else tables.item_bias * scale
+    return tables._replace(item=tables.item * scale[:, None], item_bias=bias)
+
+
+def _offset(tables: Tables, g: Array, strength: Strength, personal_scale: Array | None) -> Tables:
+    bias = -strength * _log_relative(g)
+    if tables.item_bias is not None and (tables.bias_strength is not None or personal_scale is not None):
+        tables = fold_bias(tables)
+    if tables.item_bias is not None:
+        return tables._replace(item_bias=tables.item_bias + bias)
+    return tables._replace(item_bias=bias, bias_strength=personal_scale)
+
+
+Measure = Literal["size", "vector", "ratio"]
+
+
+def rescale_by_gradient(strength: Strength, *, by: Measure = "size") -> Adjustment:
+    """v_i ← v_i · (g_i / geometric mean g)^−γ, g = p_i ("size"), ‖P_i‖ ("vector") or r_i ("ratio").
+
+    The mean only fixes the scale, which no ranking sees; the geometric one keeps scores in their range. An item that
+    never was a positive is treated like the one with the smallest g.
+    """
+    if _is_zero(strength):
+        return identity()
+    return lambda tables, ledger: _scaled(tables, ledgers.magnitude(ledger.items, by), strength)
+
+
+def offset_by_gradient(
+    strength: Strength, *, spread: Strength = 0.0, by: Measure = "size", z: Array | None = None
+) -> Adjustment:
+    """s_ui ← s_ui − κ_u (log g_i − mean log g): an item bias, where `rescale_by_gradient` is a factor.
+
+    κ_u = κ exp(−spread · z_u) with `z` [U], by default `mainstream(ledger)`.
+    """
+    if _is_zero(strength):
+        return identity()
+
+    def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+        scale = None
+        if not _is_zero(spread):
+            scale = personal(1.0, spread, mainstream(ledger) if z is None else z)
+        return _offset(tables, ledgers.magnitude(ledger.items, by), strength, scale)
+
+    return apply
+
+
+def rescale_by_count(strength: Strength, counts: Array) -> Adjustment:
+    """The control: v_i ← v_i · (n_i / geometric mean n)^−γ, from raw training counts [I]; no gradient is read."""
+    if _is_zero(strength):
+        return identity()
+    return lambda tables, ledger: _scaled(tables, jnp.asarray(counts, jnp.float32), strength)
+
+
+def offset_by_count(strength: Strength, counts: Array) -> Adjustment:
+    """The additive control: s_ui ← s_ui − κ (log n_i − mean log n), from raw training counts [I]."""
+    if _is_zero(strength):
+        return identity()
+    return lambda tables, ledger: _offset(tables, jnp.asarray(counts, jnp.float32), strength, None)
+
+
+def tten(power: Strength = 1.0) -> Adjustment:
+    """v_i ← v_i / ‖v_i‖^ρ, test-time embedding normalisation (Kim et al. 2023, arXiv 2308.11288); ρ = 1 is the paper's.
+
+    Zero rows stay zero.
+    """
+    if _is_zero(power):
+        return identity()
+
+    def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+        length = jnp.linalg.norm(tables.item, axis=-1, keepdims=True)
+        return tables._replace(item=tables.item * jnp.where(length > 0, length, 1.0) ** -power)
+
+    return apply
+
+
+def unit_rows(side: Literal["user", "item", "both"]) -> Adjustment:
+    """Rows divided by their norms; zero rows stay zero."""
+    return _by_side(side, unit)
+
+
+def center(side: Literal["user", "item", "both"]) -> Adjustment:
+    """Rows less the mean row of their side."""
+    return _by_side(side, lambda rows: rows - jnp.mean(rows, axis=0, keepdims=True))
+
+
+def _by_side(side: str, change: Callable[[Array], Array]) -> Adjustment:
+    if side not in ("user", "item", "both"):
+        raise ValueError(f"side must be 'user', 'item' or 'both', got {side!r}")
+    return lambda tables, ledger: tables._replace(
+        user=change(tables.user) if side != "item" else tables.user,
+        item=change(tables.item) if side != "user" else tables.item,
+    )
