@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .interactions import DataError, Interactions, Split, contains, same_space, union
-from .pairs import compact, from_pairs, k_core, reindex
+from jaxrec.data.interactions import DataError, Interactions, Split, contains, same_space, union
+from jaxrec.data.pairs import compact, from_pairs, k_core, reindex
 
 __all__ = [
     "DataError",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .interactions import DataError, Interactions
+from jaxrec.data.interactions import DataError, Interactions
 
 
 def from_pairs(

@@ -38,7 +38,9 @@ def weight_rows(weights: Array) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def propensity_weights(propensities: np.ndarray | Array, *, clip: float = np.inf) -> optax.GradientTransformationExtraArgs:
+def propensity_weights(
+    propensities: np.ndarray | Array, *, clip: float = np.inf
+) -> optax.GradientTransformationExtraArgs:
     """Rows weighted by min(1/propensity, clip) of their item, propensities [I] in (0, 1] (Schnabel et al. 2016)."""
     p = np.asarray(propensities, np.float64)
     if not (np.all(p > 0) and np.all(p <= 1)):
@@ -47,7 +49,7 @@ def propensity_weights(propensities: np.ndarray | Array, *, clip: float = np.inf
 
 
 def count_weights(counts: np.ndarray | Array, *, power: float = 1.0) -> optax.GradientTransformationExtraArgs:
-    """Rows weighted by (max n / max(n_i, 1))^power, divided by the mean weight of an interaction, so that rates keep."""
+    """Rows weighted by (max n / max(n_i, 1))^power, divided by an interaction's mean weight, so that rates keep."""
     n = np.asarray(counts, np.float64)
     weights = (n.max() / np.maximum(n, 1)) ** power
     return weight_rows(jnp.asarray(weights / (np.sum(weights * n) / np.sum(n)), jnp.float32))
@@ -60,7 +62,9 @@ class EqualizeState(NamedTuple):
     push: Array  # [I]
 
 
-def gradient_ratio_gate(*, slope: float = 12.0, middle: float = 0.8, gain: float = 4.0) -> Callable[[Array], tuple[Array, Array]]:
+def gradient_ratio_gate(
+    *, slope: float = 12.0, middle: float = 0.8, gain: float = 4.0
+) -> Callable[[Array], tuple[Array, Array]]:
     """r -> (weight of pulls 1 + gain·(1 − f), weight of pushes f), f(r) = σ(slope·(r − middle)) (Tan et al. 2021)."""
 
     def gate(r: Array) -> tuple[Array, Array]:

@@ -1,0 +1,272 @@
+"""Readers of files and frames, and `convert`: every way in ends in `from_pairs` or in row numbers as they are."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data.interactions import DataError, Interactions
+from jaxrec.data.lines import read_bytes, read_lines, read_table, write_lines
+from jaxrec.data.pairs import from_pairs
+
+StrPath = str | PathLike[str]
+
+# The column names that are understood without being told, by role; matched without regard to case.
+NAMES = {
+    "user": ("user_id", "user", "userid", "uid", "reviewerid"),
+    "item": ("item_id", "item", "itemid", "iid", "movie_id", "movieid", "asin", "artistid"),
+    "rating": ("rating", "ratings", "score", "weight"),
+    "time": ("timestamp", "time", "ts", "date"),
+}
+FORMATS = ("lines", "u.data", "dat", "csv", "tsv", "inter", "parquet", "matrix")
+
+
+def guess_format(path: StrPath) -> str:
+    """The format that a file's name tells, `.gz` put aside.
+
+    >>> guess_format("ratings.dat"), guess_format("ml-100k.inter.gz"), guess_format("train.txt")
+    ('dat', 'inter', 'lines')
+    """
+    name = Path(path).name.removesuffix(".gz")
+    if name == "u.data":
+        return "u.data"
+    known = {".txt": "lines", ".ascii": "matrix"} | {"." + f: f for f in FORMATS if f not in ("lines", "u.data")}
+    suffix = Path(name).suffix.lower()
+    if suffix not in known:
+        raise DataError(f"{path}: no format is known for {suffix or 'a name without suffix'}; pass one of {FORMATS}")
+    return known[suffix]
+
+
+def read(
+    path: StrPath,
+    *,
+    format: str | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    rating: str | None = None,
+    time: str | None = None,
+    threshold: float | None = None,
+) -> Interactions:
+    """Reads one file, plain or gzip, in any format of `FORMATS`.
+
+    lines: `user item item ...`, row numbers from 0. u.data: tab, no header, user item rating time.
+    dat: `user::item::rating::time`. csv, tsv, inter, parquet: a header names the columns (`.inter` as `name:type`);
+    columns not named by `user`, `item`, `rating`, `time` are found by their usual names. matrix: rows of ratings, 0
+    where missing. With a `threshold`, only pairs rated at least that much are interactions.
+
+    Raises DataError, with file and line, for wrong columns, ragged or non-numeric lines, negative ids, NaN ratings,
+    empty or truncated files.
+    """
+    format = guess_format(path) if format is None else format
+    if format not in FORMATS:
+        raise DataError(f"format must be one of {FORMATS}, got {format!r}")
+    source = str(path)
+    if format == "lines":
+        if threshold is not None:
+            raise DataError(f"{path}: a threshold ({threshold:g}) needs ratings, and lines of items have none")
+        return read_lines(path)
+    if format == "matrix":
+        return from_matrix(read_table(path), threshold=threshold, source=source)
+    wanted = {"user": user, "item": item, "rating": rating, "time": time}
+    if format == "parquet":
+        return from_frame(_read_parquet(path), threshold=threshold, source=source, **wanted)
+    if format in ("u.data", "dat"):
+        separator = "\t" if format == "u.data" else "::"
+        header, rows = ["user_id", "item_id", "rating", "timestamp"], _split(path, separator)
+        lines, columns = _columns(path, rows, header)
+    else:
+        rows = _split(path, "," if format == "csv" else "\t")
+        _, header = next(rows)
+        if format == "inter":
+            header = [name.split(":")[0] for name in header]
+        lines, columns = _columns(path, rows, header)
+    found = _find(header, wanted, source)
+    pick = {role: columns[header.index(name)] for role, name in found.items()}
+    return from_pairs(
+        _ids(pick["user"]),
+        _ids(pick["item"]),
+        _floats(path, lines, pick.get("rating"), "rating"),
+        _floats(path, lines, pick.get("time"), "time"),
+        threshold=threshold,
+        source=source,
+    )
+
+
+def _split(path: StrPath, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of each line that is not blank."""
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}); convert the file first") from None
+    if separator == "::":
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield number, line.strip().split("::")
+        return
+    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting)
+    try:
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error}") from None
+
+
+def _columns(
+    path: StrPath, rows: Iterator[tuple[int, list[str]]], header: Sequence[str]
+) -> tuple[list[int], list[Sequence[str]]]:
+    lines, table = [], []
+    for number, fields in rows:
+        if len(fields) != len(header):
+            raise DataError(f"{path}:{number}: wanted {len(header)} columns ({', '.join(header)}), got {len(fields)}")
+        lines.append(number)
+        table.append(fields)
+    if not table:
+        raise DataError(f"{path}: there is no interaction after the header")
+    return lines, list(zip(*table, strict=True))
+
+
+def _find(header: Sequence[str], wanted: dict[str, str | None], source: str) -> dict[str, str]:
+    found = {}
+    for role, name in wanted.items():
+        if name is not None and name not in header:
+            raise DataError(f"{source}: there is no column {name!r} for the {role}; the columns are {list(header)}")
+        guesses = [h for n in NAMES[role] for h in header if h.lower() == n]
+        if name is not None or guesses:
+            found[role] = name if name is not None else guesses[0]
+        elif role in ("user", "item"):
+            raise DataError(f"{source}: no column looks like the {role}; name one of {list(header)} with {role}=")
+    return found
+
+
+def _ids(values: Sequence[str]) -> np.ndarray:
+    """Whole numbers where all of them are (07 and 7 would be one id, so leading zeros stay text)."""
+    plain = all(v.lstrip("-").isdecimal() and (v == "0" or not v.lstrip("-").startswith("0")) for v in values)
+    if plain and max(map(len, values)) <= 18:
+        return np.array(values, np.int64)
+    return np.array(values, np.str_)
+
+
+def _floats(path: StrPath, lines: list[int], values: Sequence[str] | None, what: str) -> np.ndarray | None:
+    if values is None:
+        return None
+    try:
+        found = np.array(values, np.float64)
+    except ValueError:
+        found = np.array([_float(v) for v in values])
+    bad = np.flatnonzero(~np.isfinite(found))
+    if len(bad):
+        raise DataError(f"{path}:{lines[bad[0]]}: wanted a finite {what}, got {values[bad[0]]!r}")
+    return found
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def from_matrix(ratings: Any, *, threshold: float | None = None, source: str = "the matrix") -> Interactions:
+    """A matrix of ratings [U, I], 0 where missing; users and items keep their rows, with or without a rating.
+
+    >>> from_matrix([[0, 5], [2, 0]], threshold=3).items.tolist()
+    [1]
+    """
+    table = np.asarray(ratings)
+    if table.ndim != 2 or table.dtype.kind not in "iufb":
+        raise DataError(f"{source}: a matrix of numbers is wanted, got shape {table.shape} of {table.dtype}")
+    users, items = np.nonzero(table)
+    return from_pairs(
+        users, items, table[users, items], threshold=threshold, source=source,
+        user_ids=np.arange(table.shape[0]), item_ids=np.arange(table.shape[1]),
+    )  # fmt: skip
+
+
+def from_scipy(matrix: Any, *, threshold: float | None = None) -> Interactions:
+    """Any scipy sparse matrix or array [U, I]; stored values are ratings, and stored zeros are no interactions."""
+    coo = matrix.tocoo()
+    keep = coo.data != 0
+    return from_pairs(
+        coo.row[keep].astype(np.int64), coo.col[keep].astype(np.int64), coo.data[keep], threshold=threshold,
+        user_ids=np.arange(coo.shape[0]), item_ids=np.arange(coo.shape[1]), source="the sparse matrix",
+    )  # fmt: skip
+
+
+def from_frame(
+    frame: Any,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    rating: str | None = None,
+    time: str | None = None,
+    threshold: float | None = None,
+    source: str = "the frame",
+) -> Interactions:
+    """A polars or pandas DataFrame, an arrow table, or a dict of columns; columns found as by `read`.
+
+    >>> from_frame({"user": [7, 7, 9], "item": ["a", "b", "a"]}).item_ids.tolist()
+    ['a', 'b']
+    """
+    header = [str(n) for n in (getattr(frame, "column_names", None) or getattr(frame, "columns", None) or list(frame))]
+    found = _find(header, {"user": user, "item": item, "rating": rating, "time": time}, source)
+    pick = {role: _column(frame[name]) for role, name in found.items()}
+    return from_pairs(
+        pick["user"], pick["item"], pick.get("rating"), pick.get("time"), threshold=threshold, source=source
+    )
+
+
+def _column(values: Any) -> np.ndarray:
+    """One column as numpy; dates become seconds since 1970."""
+    array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+    return array.astype("datetime64[ms]").astype(np.int64) / 1000 if array.dtype.kind == "M" else array
+
+
+def _read_parquet(path: StrPath) -> Any:
+    try:
+        import polars
+    except ImportError:
+        raise DataError(f"{path}: reading parquet wants polars; pip install 'jaxrec[data]'") from None
+    try:
+        return polars.read_parquet(path)
+    except (OSError, polars.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error})") from None
+
+
+def write(path: StrPath, data: Interactions) -> None:
+    """Writes interactions with their raw ids: `.csv`, `.tsv` (`.gz` too), `.parquet`; `.txt` as lines of row numbers."""
+    format = guess_format(path)
+    if format == "lines":
+        return write_lines(path, data)
+    columns: dict[str, np.ndarray] = {"user_id": data.user_ids[data.users], "item_id": data.item_ids[data.items]}
+    if data.ratings is not None:
+        columns["rating"] = data.ratings
+    if data.times is not None:
+        columns["timestamp"] = data.times
+    if format == "parquet":
+        try:
+            import polars
+        except ImportError:
+            raise DataError(f"{path}: writing parquet wants polars; pip install 'jaxrec[data]'") from None
+        polars.DataFrame(columns).write_parquet(path)
+    elif format in ("csv", "tsv"):
+        out = io.StringIO()
+        rows = csv.writer(out, delimiter="," if format == "csv" else "\t", lineterminator="\n")
+        rows.writerow(columns)
+        rows.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
+        content = out.getvalue().encode()
+        Path(path).write_bytes(gzip.compress(content, mtime=0) if Path(path).suffix == ".gz" else content)
+    else:
+        raise DataError(f"{path}: writing is for .csv, .tsv, .parquet and .txt")
+    return None
+
+
+__all__ = ["FORMATS", "from_frame", "from_matrix", "from_scipy", "guess_format", "read", "write"]
