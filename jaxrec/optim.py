@@ -130,3 +130,15 @@ def row_adam(rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-
         return table.at[target].add(change, mode="drop"), state
 
     return RowOptimizer(init, update)
+
+
+def frozen() -> RowOptimizer:
+    """Leaves the table as it is: for reading gradients off a trained model without training it."""
+
+    def init(table: Array) -> tuple[()]:
+        return ()
+
+    def update(table: Array, state: tuple[()], ids: Array, gradients: Array) -> tuple[Array, tuple[()]]:
+        return table, state
+
+    return RowOptimizer(init, update)
