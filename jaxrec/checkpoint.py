@@ -97,7 +97,7 @@ def _read(path: Path, step: int, like: Any) -> Restored:
     named, structure = _named(like)
     if manifest["names"] != sorted(named):
         extra = sorted(set(manifest["names"]) ^ set(named))
-        raise CheckpointError(f"{path} is of another model or optimiser: it differs in {extra[:4]} ({len(extra)} in all)")
+        raise CheckpointError(f"{path} is of another model or optimiser: {len(extra)} names differ, as {extra[:4]}")
     with ocp.StandardCheckpointer() as reader:
         found = reader.restore(path / ARRAYS)
     leaves = []

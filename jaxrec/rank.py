@@ -261,7 +261,10 @@ def _padded_block(
     """Rows [block] and masks [block, M], M from a short list of widths so that few programs are compiled."""
     lists = [pad_lists(part, users, num_items) for part in excludes]
     width = sum(part.shape[1] for part in lists)
-    masks = np.full((block, 16 * 4 ** max(0, int(np.ceil(np.log(max(width, 1) / 16) / np.log(4))))), num_items, np.int32)
+    wide = 16
+    while wide < width:
+        wide *= 4
+    masks = np.full((block, wide), num_items, np.int32)
     if lists:
         masks[: len(users), :width] = np.concatenate(lists, axis=1)
     return np.concatenate([users, np.zeros(block - len(users), np.int32)]), masks

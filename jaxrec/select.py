@@ -68,7 +68,7 @@ def prepare(
     """Prepares the validation users, at most `max_users` of them drawn at random (None: all)."""
     if not valid:
         raise ValueError("selecting strengths wants validation parts; carve them from the training interactions")
-    num_users, num_items = rank.check_tables(tables)
+    _, num_items = rank.check_tables(tables)
     if not 1 <= k <= num_items:
         raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
     users = np.flatnonzero(np.sum([part.user_counts for part in valid.values()], axis=0) > 0)

@@ -30,7 +30,7 @@ class DivergenceError(RuntimeError):
 
 
 def make_epoch(step: Step, sampler: Sampler) -> Epoch:
-    """Compiles a whole epoch, `state -> (state, Info [S])`. The state that is passed in is donated: don't use it again."""
+    """Compiles a whole epoch, `state -> (state, Info [S])`; the state passed in is donated, so never use it again."""
 
     def run(state: TrainState, data: Any) -> tuple[TrainState, Info]:
         key = jax.random.fold_in(state.key, state.epoch)
@@ -106,7 +106,8 @@ def fit(
     epoch, stopped = make_epoch(step, sampler), "epochs"
     with ExitStack() as stack:
         stop = stack.enter_context(_signals(store is not None))
-        bar = stack.enter_context(_bar(progress, epochs, int(current.epoch), len_rows=sampler.num_batches * sampler.batch_size))
+        rows = sampler.num_batches * sampler.batch_size
+        bar = stack.enter_context(_bar(progress, epochs, int(current.epoch), len_rows=rows))
         while int(current.epoch) < epochs:
             begun = time.perf_counter()
             good = jax.tree.map(jnp.copy, current)
@@ -204,8 +205,8 @@ def _bar(wanted: bool, epochs: int, done: int, *, len_rows: int) -> Iterator[Cal
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-    with Progress(*columns) as shown:
+    note = TextColumn("{task.fields[note]}")
+    with Progress(TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), note, TimeRemainingColumn()) as shown:
         task = shown.add_task("train", total=epochs, completed=done, note="compiling")
 
         def update(row: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ def extract(archive: Path, members: Mapping[str, tuple[str, str]], folder: Path)
                     raise FetchError(f"{archive} holds {entry.filename!r}, which points outside; not extracted")
             contents = {target: opened.read(name) for name, (target, _) in members.items()}
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise FetchError(f"{archive} is truncated or not the archive expected ({error}); remove it and fetch again") from None
+        raise FetchError(f"{archive} is truncated or another archive ({error}); remove it and fetch again") from None
     for target, sha256 in members.values():
         got = hashlib.sha256(contents[target]).hexdigest()
         if got != sha256:

@@ -242,7 +242,7 @@ def _read_parquet(path: StrPath) -> Any:
 
 
 def write(path: StrPath, data: Interactions) -> None:
-    """Writes interactions with their raw ids: `.csv`, `.tsv` (`.gz` too), `.parquet`; `.txt` as lines of row numbers."""
+    """Writes raw ids: `.csv`, `.tsv` (`.gz` too), `.parquet`; `.txt` as lines of row numbers."""
     format = guess_format(path)
     if format == "lines":
         return write_lines(path, data)

@@ -43,7 +43,7 @@ def synthetic(
     """
     if not 0 < seen < 1 or min(num_users, num_items, rank) < 1 or tail < 0 or random_per_user > num_items:
         raise DataError(
-            "synthetic: wanted 0 < seen < 1, tail >= 0, at least one user, item and rank, and random_per_user <= items; "
+            "synthetic: wanted 0 < seen < 1, tail >= 0, a user, an item and a rank, random_per_user <= items; "
             f"got seen={seen}, tail={tail}, {num_users} users, {num_items} items, rank {rank}, {random_per_user}"
         )
     rng = np.random.default_rng(seed)

@@ -48,7 +48,7 @@ def _is_zero(strength: Strength) -> bool:
 
 
 def fold_bias(tables: Tables) -> Tables:
-    """The same scores as one inner product: [u, strength_u], [v, bias_i]. Tables without a bias come back as they are."""
+    """The same scores as one inner product: [u, strength_u], [v, bias_i]; tables without a bias as they are."""
     if tables.item_bias is None:
         return tables
     ones = jnp.ones_like(tables.user[:, 0]) if tables.bias_strength is None else tables.bias_strength

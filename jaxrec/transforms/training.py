@@ -22,7 +22,7 @@ class Empty(NamedTuple):
 
 
 def weight_rows(weights: Array) -> optax.GradientTransformationExtraArgs:
-    """Multiplies all score gradients of a row by the weight [I] of its positive item, as if its loss had that weight."""
+    """Multiplies the score gradients of a row by the weight [I] of its positive item, as if its loss had it."""
     weights = jnp.asarray(weights, jnp.float32)
 
     def init(params: Any) -> Empty:

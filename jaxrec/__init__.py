@@ -1,0 +1,89 @@
+"""jaxrec: see popularity bias in a recommender's gradients, and correct it, as pure JAX functions.
+
+The index of public names. Modules load when first used, so that `import jaxrec` stays quick.
+
+    data         Interactions, Split, readers, splits, the registry of named sets
+    models       mf, normalize; embed(model, params) -> Tables
+    objectives   bpr, bce, softmax                       samplers    sampler
+    optim        row-sparse SGD, Adagrad, Adam           step        make_step, Observation
+    ledger       the gradient ledger and its readings    train       fit, make_epoch
+    transforms   training (optax), adjustment (test time)
+    select       arms, frontier, select                  rank        top_k
+    metrics      evaluate, compare                       analysis    claims
+    pipeline     the main job, end to end                checkpoint  save, restore
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "analysis",
+    "checkpoint",
+    "data",
+    "ledger",
+    "metrics",
+    "models",
+    "objectives",
+    "optim",
+    "pipeline",
+    "presets",
+    "rank",
+    "samplers",
+    "select",
+    "step",
+    "testing",
+    "train",
+    "transforms",
+)
+_NAMES = {
+    "Batch": "types",
+    "Tables": "types",
+    "Interactions": "data",
+    "Split": "data",
+    "DataError": "data",
+    "GradientLedger": "ledger",
+    "Model": "models",
+    "Observation": "step",
+    "TrainState": "step",
+    "chain": "transforms.adjustment",
+    "embed": "models",
+    "evaluate": "metrics",
+    "fit": "train",
+    "load": "data",
+    "make_step": "step",
+    "mf": "models",
+    "normalize": "models",
+    "sampler": "samplers",
+    "top_k": "rank",
+}
+
+__all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(f"jaxrec.{_NAMES[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"jaxrec.{name}")
+    raise AttributeError(f"jaxrec has no {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
+if TYPE_CHECKING:
+    from jaxrec.data import DataError, Interactions, Split, load
+    from jaxrec.ledger import GradientLedger
+    from jaxrec.metrics import evaluate
+    from jaxrec.models import Model, embed, mf, normalize
+    from jaxrec.rank import top_k
+    from jaxrec.samplers import sampler
+    from jaxrec.step import Observation, TrainState, make_step
+    from jaxrec.train import fit
+    from jaxrec.transforms.adjustment import chain
+    from jaxrec.types import Batch, Tables

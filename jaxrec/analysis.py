@@ -1,0 +1,85 @@
+"""The paper's two claims as numbers and as curves (Ren et al. 2022, arXiv 2211.01154).
+
+    (i)  alignment: the gradients of popular items point to the positive interactions
+    (ii) magnitude: the positive gradients of popular items are far larger
+
+Both are read off the items' side of a ledger and set against popularity n_i, the training count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxrec import ledger as ledgers
+from jaxrec.ledger import GradientLedger
+from jaxrec.types import Tables
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Spearman's rank correlation of [N], [N] and its two-sided p; (0, 1) where one of them is constant.
+
+    >>> spearman(np.array([1, 2, 3, 4]), np.array([1, 4, 9, 16]))[0].__round__(6)
+    1.0
+    """
+    from scipy import stats
+
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0, 1.0
+    found = stats.spearmanr(a, b)
+    return float(found.statistic), float(found.pvalue)
+
+
+def item_readings(tables: Tables, ledger: GradientLedger) -> dict[str, np.ndarray]:
+    """What the claims are about, one value an item [I], named as in the figures.
+
+    alignment: cos(v_i, d); gradient_alignment: cos(P_i + N_i, P_i); magnitude: p_i; vector: ‖P_i‖; ratio: p_i / n⁻_i.
+    """
+    items = ledger.items
+    width = items.pull.vector.shape[-1]
+    return {
+        "alignment": np.asarray(ledgers.alignment(items, tables.item[:, :width])),
+        "gradient_alignment": np.asarray(ledgers.alignment(items)),
+        "magnitude": np.asarray(ledgers.magnitude(items, "size")),
+        "vector": np.asarray(ledgers.magnitude(items, "vector")),
+        "ratio": np.asarray(ledgers.ratio(items)),
+    }
+
+
+def claims(tables: Tables, ledger: GradientLedger, counts: np.ndarray) -> dict[str, dict[str, float]]:
+    """Spearman's correlation of each reading with popularity, over the items that were trained on.
+
+    Claim (i) says that `alignment` is positive, claim (ii) that `magnitude` is. Magnitude grows with the number of
+    events by itself; `magnitude_per_event`, p_i divided by the positive events, tells what is left of it beyond that.
+    """
+    seen = counts > 0
+    readings = item_readings(tables, ledger)
+    events = np.asarray(ledger.items.pull.count)
+    readings["magnitude_per_event"] = readings["magnitude"] / np.maximum(events, 1)
+    found = {}
+    for name, values in readings.items():
+        rho, p = spearman(values[seen], counts[seen])
+        found[name] = {"spearman": rho, "p": p}
+    return found
+
+
+def by_popularity(values: np.ndarray, counts: np.ndarray, *, groups: int = 10) -> list[dict[str, float]]:
+    """Quantiles of a reading in groups of items of equal size, least popular first; items without training left out."""
+    seen = np.flatnonzero(counts > 0)
+    order = seen[np.argsort(counts[seen], kind="stable")]
+    rows = []
+    for part in np.array_split(order, min(groups, len(order))):
+        low, middle, high = np.quantile(values[part], [0.25, 0.5, 0.75])
+        rows.append(
+            dict(popularity=float(np.mean(counts[part])), low=float(low), median=float(middle), high=float(high))
+        )
+    return rows
+
+
+def change_in_lists(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The share of each user's list [N, k] that an adjustment replaced: [N].
+
+    >>> change_in_lists(np.array([[1, 2]]), np.array([[2, 3]])).tolist()
+    [0.5]
+    """
+    kept = (before[:, :, None] == after[:, None, :]) & (before[:, :, None] >= 0)
+    return 1.0 - kept.any(axis=2).sum(axis=1) / before.shape[1]
