@@ -16,7 +16,7 @@ The index of public names. Modules load when first used, so that `import jaxrec`
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -74,16 +74,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return list(__all__)
-
-
-if TYPE_CHECKING:
-    from jaxrec.data import DataError, Interactions, Split, load
-    from jaxrec.ledger import GradientLedger
-    from jaxrec.metrics import evaluate
-    from jaxrec.models import Model, embed, mf, normalize
-    from jaxrec.rank import top_k
-    from jaxrec.samplers import sampler
-    from jaxrec.step import Observation, TrainState, make_step
-    from jaxrec.train import fit
-    from jaxrec.transforms.adjustment import chain
-    from jaxrec.types import Batch, Tables

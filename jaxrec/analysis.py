@@ -53,7 +53,7 @@ def claims(tables: Tables, ledger: GradientLedger, counts: np.ndarray) -> dict[s
     """
     seen = counts > 0
     readings = item_readings(tables, ledger)
-    events = np.asarray(ledger.items.pull.count)
+    events = np.asarray(ledger.items.pull.events)
     readings["magnitude_per_event"] = readings["magnitude"] / np.maximum(events, 1)
     found = {}
     for name, values in readings.items():

@@ -5,7 +5,7 @@ role in one row of a batch. Per side (items, users) and role (pull: the positive
 
     pull_i = Σ −∂ℓ/∂v_i,   push_i = Σ −∂ℓ/∂v_i   (signed)        [N, D], or weighted totals [D]
     size of pull_i = Σ ‖∂ℓ/∂v_i‖,   size of push_i likewise       [N], in units of loss per unit of score times ‖û‖
-    count of pull_i, count of push_i: numbers of events           [N]
+    events of pull_i, events of push_i: how many                  [N]
 
 For a user a row of a batch is one event in each role: its negatives push together. Source: Ren et al. 2022 (arXiv
 2211.01154) record accumulated gradients of users and items; the decomposition by role is this library's reading of it.
@@ -30,7 +30,7 @@ class Role(NamedTuple):
 
     vector: Array  # [N, D] Σ −∂ℓ/∂row; [D] Σ_n weight_n Σ −∂ℓ/∂row where only totals are kept
     size: Array  # [N] Σ ‖∂ℓ/∂row‖
-    count: Array  # [N] events
+    events: Array  # [N] their number
 
 
 class Side(NamedTuple):
@@ -54,7 +54,7 @@ class Events(NamedTuple):
     ids: Array  # [R] int32
     gradient: Array  # [R, D] ∂ℓ/∂row, summed over the events that share an entry (shared negatives)
     size: Array  # [R] Σ ‖∂ℓ/∂row‖ over those events
-    count: Array | None = None  # [R] how many events; 1 each where None
+    number: Array | None = None  # [R] how many events; 1 each where None
 
 
 def init(
@@ -85,12 +85,12 @@ def init(
 
 
 def _record(role: Role, events: Events, weight: Array | None) -> Role:
-    count = jnp.ones_like(events.size) if events.count is None else events.count
+    number = jnp.ones_like(events.size) if events.number is None else events.number
     if weight is None:
         vector = role.vector.at[events.ids].add(-events.gradient)
     else:
         vector = role.vector - weight[events.ids] @ events.gradient
-    return Role(vector, role.size.at[events.ids].add(events.size), role.count.at[events.ids].add(count))
+    return Role(vector, role.size.at[events.ids].add(events.size), role.events.at[events.ids].add(number))
 
 
 def observe(
@@ -124,7 +124,7 @@ def _map_roles(f: Callable[..., Array], *ledgers: GradientLedger) -> GradientLed
 
     def side(*sides: Side) -> Side:
         roles = [jax.tree.map(f, *(getattr(s, role) for s in sides)) for role in ("pull", "push")]
-        return Side(*roles, sides[0].weight)
+        return Side(roles[0], roles[1], sides[0].weight)
 
     return GradientLedger(side(*(x.items for x in ledgers)), side(*(x.users for x in ledgers)))
 
@@ -153,7 +153,7 @@ def magnitude(side: Side, by: str = "size") -> Array:
     if by == "size":
         return side.pull.size
     if by == "count":
-        return side.pull.count
+        return side.pull.events
     if by == "ratio":
         return ratio(side)
     if by == "vector":
@@ -173,7 +173,7 @@ def direction(side: Side, weighting: Weighting = "uniform", *, where: Array | No
             raise ValueError("a ledger of totals fixed its weights when it was made; ask for weighting='uniform'")
         total = side.pull.vector
     else:
-        weights = {"uniform": jnp.ones_like, "count": lambda _: side.pull.count, "ratio": lambda _: ratio(side)}
+        weights = {"uniform": jnp.ones_like, "count": lambda _: side.pull.events, "ratio": lambda _: ratio(side)}
         if weighting not in weights:
             raise ValueError(f"weighting must be one of {sorted(weights)}, got {weighting!r}")
         weight = weights[weighting](side.pull.size)

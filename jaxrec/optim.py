@@ -13,11 +13,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import optax
 
 from jaxrec.types import Array
 
-Rate = float | optax.Schedule
+Rate = float | Callable[[Array], Any]  # a constant, or an optax schedule
 
 
 class RowOptimizer(NamedTuple):

@@ -276,7 +276,7 @@ def _write_arrays(
         if name.startswith(("recall@", "ndcg@"))
     }
     users = {f"{test}/users": e.users for test, e in results["plain"].items()}
-    np.savez_compressed(out / "per_user.npz", **rows, **users)
+    np.savez_compressed(out / "per_user.npz", **rows, **users)  # type: ignore[arg-type]
 
 
 def save_tables(path: Path, train: Interactions, plain: Tables, adjusted: Tables) -> None:
@@ -297,7 +297,7 @@ def save_ledger(path: Path, ledger: GradientLedger) -> None:
     """A ledger's arrays under names like `items.pull.size`."""
     found, _ = jax.tree_util.tree_flatten_with_path(ledger)
     names = {jax.tree_util.keystr(p, simple=True, separator="."): np.asarray(x) for p, x in found}
-    np.savez(path, **names)
+    np.savez(path, **names)  # type: ignore[arg-type]
 
 
 def load_ledger(path: Path) -> GradientLedger:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -214,15 +214,17 @@ def check_users(users: np.ndarray | Sequence[int] | None, num_users: int) -> np.
     return given.astype(np.int32)
 
 
-def run_all(run: object, starts: Iterable[int]) -> None:
+def run_all(run: Callable[[int], None], starts: Iterable[int]) -> None:
     """Runs blocks on two threads, so that one's single-threaded stages overlap with the other's product."""
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(run, starts):  # type: ignore[arg-type]
+        for _ in pool.map(run, starts):
             pass
 
 
-def _as_list(exclude: object, num_users: int, num_items: int) -> list[Interactions]:
-    found = [] if exclude is None else list(exclude) if isinstance(exclude, (list, tuple)) else [exclude]
+def _as_list(
+    exclude: Interactions | Sequence[Interactions] | None, num_users: int, num_items: int
+) -> list[Interactions]:
+    found: list[Any] = [] if exclude is None else list(exclude) if isinstance(exclude, (list, tuple)) else [exclude]
     for part in found:
         if (part.num_users, part.num_items) != (num_users, num_items):
             raise ValueError(

@@ -220,8 +220,9 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 2, s
 def undominated(points: Sequence[Point], metric: str) -> np.ndarray:
     """Which points no other one beats on every part: [P] bool."""
     values = np.array([[m[metric] for m in point.metrics.values()] for point in points])
-    beaten = (values[None] >= values[:, None]).all(-1) & (values[None] > values[:, None]).any(-1)
-    return ~beaten.any(axis=1)
+    at_least = np.all(values[None] >= values[:, None], axis=-1)
+    better = np.any(values[None] > values[:, None], axis=-1)
+    return np.asarray(~np.any(at_least & better, axis=1))
 
 
 def select(

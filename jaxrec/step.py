@@ -169,7 +169,7 @@ def make_step(
         return TrainState(
             params=params,
             optimizer=jax.tree.map(optimizer.init, params) if sparse else optimizer.init(params),
-            transform=through.init(blank),  # type: ignore[arg-type]
+            transform=through.init(blank),
             ledger=ledger,
             key=state_key,
             epoch=jnp.zeros((), jnp.int32),
@@ -183,36 +183,32 @@ def make_step(
         return model.user_head(user), model.item_head(positive), model.item_head(negative)
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
-        sparse = isinstance(optimizer, RowOptimizer)
-        if sparse:
-            raw, pull_to_params = gather(state.params, batch), None
-        else:
-            raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
+        raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
         scored, pull_to_raw = jax.vjp(heads, *raw)
         loss, g = score_gradients(objective, *scored, batch)
         corrected, transform_state = through.update(
-            g,  # type: ignore[arg-type]
+            g,
             state.transform,
             None,
             users=batch.users,
             positives=batch.positives,
             negatives=batch.negatives,
         )
-        applied = row_gradients(*scored, corrected)  # type: ignore[arg-type]
+        applied = row_gradients(*scored, corrected)
         ledger = state.ledger
         if observation is not None and ledger is not None:
             seen = corrected
             by_row = applied
             if observation.gradients == "raw" and transform is not None:
                 seen, by_row = g, row_gradients(*scored, g)
-            ledger = observe_batch(ledger, batch, scored[0], seen, by_row, decay=observation.decay)  # type: ignore[arg-type]
+            ledger = observe_batch(ledger, batch, scored[0], seen, by_row, decay=observation.decay)
         by_raw = pull_to_raw((applied.user_pull + applied.user_push, applied.positive, applied.negative))
         if l2:
             by_raw = tuple(grad + l2 * row for grad, row in zip(by_raw, raw, strict=True))
-        if sparse:
+        if isinstance(optimizer, RowOptimizer):
             params, opt_state = _update_rows(optimizer, state, batch, by_raw)
         else:
-            (gradient,) = pull_to_params(by_raw)  # type: ignore[misc]
+            (gradient,) = pull_to_params(by_raw)
             change, opt_state = optimizer.update(gradient, state.optimizer, state.params)
             params = optax.apply_updates(state.params, change)
         mean_loss = jnp.mean(loss)

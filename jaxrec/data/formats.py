@@ -110,8 +110,10 @@ def _split(path: StrPath, separator: str) -> Iterator[tuple[int, list[str]]]:
             if line.strip():
                 yield number, line.strip().split("::")
         return
-    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting)
+    comma = separator == ","  # only there do quotes mean something
+    reader = csv.reader(
+        io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE
+    )
     try:
         for fields in reader:
             if fields:
@@ -236,7 +238,7 @@ def _read_parquet(path: StrPath) -> Any:
     except ImportError:
         raise DataError(f"{path}: reading parquet wants polars; pip install 'jaxrec[data]'") from None
     try:
-        return polars.read_parquet(path)
+        return polars.read_parquet(Path(path))
     except (OSError, polars.exceptions.PolarsError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from None
 
@@ -256,7 +258,7 @@ def write(path: StrPath, data: Interactions) -> None:
             import polars
         except ImportError:
             raise DataError(f"{path}: writing parquet wants polars; pip install 'jaxrec[data]'") from None
-        polars.DataFrame(columns).write_parquet(path)
+        polars.DataFrame(columns).write_parquet(Path(path))
     elif format in ("csv", "tsv"):
         out = io.StringIO()
         rows = csv.writer(out, delimiter="," if format == "csv" else "\t", lineterminator="\n")

@@ -73,7 +73,7 @@ def mainstream(ledger: GradientLedger, *, weighting: Weighting = "uniform") -> A
     direction d tells how much popularity there is in what pulled the user. Users without events get 0.
     """
     d = ledgers.direction(ledger.items, weighting)
-    return _standardised(ledgers.alignment(ledger.users, ledger.users.pull.vector, d), ledger.users.pull.count > 0)
+    return _standardised(ledgers.alignment(ledger.users, ledger.users.pull.vector, d), ledger.users.pull.events > 0)
 
 
 def personal(strength: Strength, spread: Strength, z: Array) -> Array:
