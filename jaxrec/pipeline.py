@@ -6,6 +6,7 @@
     RUN/embeddings.npz    user [U, D], item [I, D], user_ids, item_ids; user_adjusted, item_adjusted
     RUN/ledger.npz        the gradient ledger of the refit
     RUN/per_user.npz      recall and ndcg of each test user, by test and arm, for paired tests
+    RUN/readings.json     the two claims' readings by popularity
     RUN/lists.json        a few users' lists before and after
 """
 
@@ -88,6 +89,7 @@ def train(
         tradeoff = _tradeoff(points, arms, tables, ledger, dataset.split, settings)
     found: dict[str, Any] = {
         "data": dataset.name,
+        "source": data if data in registry.REGISTRY else str(Path(data).resolve()),
         "model": preset,
         "seed": seed,
         "selected": chosen["adjusted"].strengths,
@@ -105,6 +107,9 @@ def train(
     }
     _write_arrays(out, dataset, adjusted, ledger, results)
     _write_lists(out, dataset, adjusted)
+    counts = dataset.split.train.item_counts
+    readings = analysis.item_readings(tables, ledger)
+    write_json(out / "readings.json", {n: analysis.by_popularity(v, counts, groups=20) for n, v in readings.items()})
     history = [{"fit": "carved", **r} for r in fitted.history] + [{"fit": "all", **r} for r in refitted.history]
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
     frontier = {name: [p._asdict() for p in found] for name, found in points.items()}

@@ -38,6 +38,8 @@ class Settings:
     """Whether a batch's positives are its negatives."""
     popularity: float = 0.0
     """Negatives are drawn in proportion to n_i to this power."""
+    reject: bool = False
+    """Whether items that the user is known to like don't count as negatives."""
     logq: bool = False
     """Whether softmax corrects for how often a negative is drawn."""
     sample_by: Literal["interaction", "user"] = "interaction"
@@ -81,6 +83,7 @@ SOFTMAX_MF = Settings(
     negatives=1024,
     shared=True,
     logq=True,
+    reject=True,
     batch_size=2048,
     epochs=60,
     evaluate_every=10,
@@ -110,6 +113,7 @@ def build(settings: Settings, train: Interactions, *, observe: bool = True) -> t
         shared=s.shared,
         in_batch=s.in_batch,
         popularity=s.popularity,
+        reject=s.reject,
         by=s.sample_by,
     )
     if s.logq and s.objective != "softmax":

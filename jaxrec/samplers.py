@@ -119,12 +119,26 @@ def is_known(starts: Array, items: Array, users: Array, candidates: Array) -> Ar
     return (low < end) & (items.at[low].get(mode="fill", fill_value=-1) == candidates)
 
 
+def known_bits(train: Interactions) -> np.ndarray:
+    """Which items each user has, a bit each: [U, ceil(I/32)] uint32; item i is bit i % 32 of word i // 32."""
+    bits = np.zeros((train.num_users, -(-train.num_items // 32)), np.uint32)
+    np.bitwise_or.at(bits, (train.users, train.items >> 5), np.uint32(1) << (train.items & 31).astype(np.uint32))
+    return bits
+
+
+def has_bit(bits: Array, users: Array, items: Array) -> Array:
+    """Whether user b has item k, from `known_bits`: users [B], items [K] -> bool [B, K]."""
+    words = bits[users][:, items >> 5]
+    return (words >> (items & 31).astype(jnp.uint32)[None, :]) & 1 == 1
+
+
 class _Data(NamedTuple):
     users: Array  # [E] ordered by user
     items: Array  # [E] ascending within each user
     starts: Array  # [U+1]
     active: Array  # users with a history
     alias: AliasTable | None
+    bits: Array | None  # [U, I/32], where negatives that rows share are rejected
 
 
 def sampler(
@@ -144,8 +158,9 @@ def sampler(
         up from the permutation's beginning); "user" draws users uniformly, then one of their items.
     shared: one set of K negatives for the whole batch; a row's own positive among them is left out of its loss.
     in_batch: the batch's positives are the negatives, so q ∝ n_i; repeats of a row's own positive are left out.
-    reject: negatives that the user is known to like are drawn again; one that keeps colliding (32 times) is left out
-        of the loss through `Batch.where`. Needs negatives of their own, since a shared one can't suit every row.
+    reject: negatives that the user is known to like don't count. A row's own ones are drawn again, and one that keeps
+        colliding (32 times) is left out of the loss through `Batch.where`; shared and in-batch ones are left out of
+        the rows that they don't suit (from a table of U x I bits where that takes at most 1 GiB).
 
     Raises ValueError for contradicting options, an empty training set, or a user that has every item.
     """
@@ -155,8 +170,6 @@ def sampler(
         raise ValueError(f"batch_size and num_negatives must be >= 1, got {batch_size} and {num_negatives}")
     if by not in ("interaction", "user"):
         raise ValueError(f"by must be 'interaction' or 'user', got {by!r}")
-    if reject and (shared or in_batch):
-        raise ValueError("reject wants negatives of each row's own; shared and in-batch ones can't suit every row")
     if reject and train.user_counts.max() >= train.num_items:
         raise ValueError(f"user {int(train.user_counts.argmax())} has every item: no negative is left to draw")
     num_batches = -(-len(train) // batch_size)
@@ -165,12 +178,14 @@ def sampler(
     counts = train.item_counts
     with np.errstate(divide="ignore"):
         weights = np.where(counts > 0, counts.astype(np.float64) ** popularity, 0.0)
+    use_bits = reject and (shared or in_batch) and train.num_users * train.num_items <= 8 * 2**30
     data = _Data(
         users=jnp.asarray(np.repeat(np.arange(train.num_users, dtype=np.int32), np.diff(starts))),
         items=jnp.asarray(items, jnp.int32),
         starts=jnp.asarray(starts, jnp.int32),
         active=jnp.asarray(np.flatnonzero(np.diff(starts)), jnp.int32),
         alias=alias_table(weights) if popularity != 0.0 else None,
+        bits=jnp.asarray(known_bits(train)) if use_bits else None,
     )
     log_frequency = jnp.asarray(np.log(np.maximum(counts, 1) / len(train)), jnp.float32)
 
@@ -203,14 +218,23 @@ def sampler(
         )
         return chosen, ~known
 
+    def suits(data: _Data, users: Array, items: Array, negatives: Array) -> Array:
+        where = negatives[None, :] != items[:, None]
+        if not reject:
+            return where
+        if data.bits is not None:
+            return where & ~has_bit(data.bits, users, negatives)
+        wide = jnp.broadcast_to(negatives[None, :], where.shape)
+        return where & ~is_known(data.starts, data.items, users, wide)
+
     def draw(data: _Data, key: Array, step: Array) -> Batch:
         positive_key, negative_key = jax.random.split(key)
         negative_key = jax.random.fold_in(negative_key, step)
         users, items = positives(data, positive_key, step)
         if in_batch:
-            where = items[None, :] != items[:, None]
+            where = suits(data, users, items, items)
             return Batch(users, items, items, where, jnp.log(batch_size * 1.0) + log_frequency[items])
-        if reject:
+        if reject and not shared:
             negatives, where = unknown_items(data, negative_key, users)
             return Batch(users, items, negatives, where)
         if not shared:
@@ -220,6 +244,6 @@ def sampler(
             log_q = jnp.log(num_negatives * 1.0) + data.alias.log_q[negatives]
         else:
             log_q = jnp.full(num_negatives, np.log(num_negatives / train.num_items), jnp.float32)
-        return Batch(users, items, negatives, negatives[None, :] != items[:, None], log_q)
+        return Batch(users, items, negatives, suits(data, users, items, negatives), log_q)
 
     return Sampler(data, draw, num_batches, batch_size)

@@ -186,32 +186,32 @@ def _log_spread(g: np.ndarray) -> float:
     return float(np.std(np.log(g[g > 0]))) if (g > 0).any() else 0.0
 
 
-def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 2, seed: int = 0) -> list[Point]:
-    """Tries `budget` points of the arm, the first being strength 0: half over the box, the rest in `rounds` near the
-    points that are not beaten on all parts at once. Validation only."""
+def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, seed: int = 0) -> list[Point]:
+    """Tries `budget` points of the arm, the first being strength 0: a third over the box, the rest in `rounds` near the
+    points that no other one beats on all parts. Strengths that start at 0 are spaced by squares, denser near 0."""
     from scipy.stats import qmc
 
     if budget < 1 or rounds < 0:
         raise ValueError(f"budget must be at least 1 and rounds at least 0, got {budget} and {rounds}")
     low, high = np.array(arm.low, np.float64), np.array(arm.high, np.float64)
-    first = budget if rounds == 0 else -(-budget // 2)
-    box = qmc.Sobol(len(low), seed=seed).random(2 ** int(np.ceil(np.log2(max(first, 2)))))[:first]
+    first = budget if rounds == 0 else -(-budget // 3)
+    box = qmc.Sobol(len(low), seed=seed).random(2 ** int(np.ceil(np.log2(max(first, 2)))))[: first - 1]
     start = np.clip((0 - low) / np.where(high > low, high - low, 1.0), 0, 1)
-    tried, points = [start, *box[: first - 1]], []
     run = jax.jit(lambda tables, ledger, s: adj.fold_bias(arm.adjust(s)(tables, ledger)))
 
     def evaluate(where: np.ndarray) -> Point:
-        s = low + where * (high - low)
+        s = low + np.where(low == 0, where**2, where) * (high - low)
         metrics = measure(problem, lambda tables, ledger: run(tables, ledger, jnp.asarray(s, jnp.float32)))
         return Point(dict(zip(arm.names, s.tolist(), strict=True)), metrics)
 
+    tried = [start, *box]
     points = [evaluate(where) for where in tried]
     rng = np.random.default_rng(seed)
     for turn in range(rounds):
         left = (budget - len(points)) // (rounds - turn)
         best = np.flatnonzero(undominated(points, f"ndcg@{problem.k}"))
         parents = np.array(tried)[best[rng.integers(0, len(best), left)]]
-        fresh = np.clip(parents + rng.normal(0, 0.12 / 2**turn, parents.shape), 0, 1)
+        fresh = np.clip(parents + rng.normal(0, 0.15 / 1.5**turn, parents.shape), 0, 1)
         tried += list(fresh)
         points += [evaluate(where) for where in fresh]
     return points

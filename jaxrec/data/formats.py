@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -245,30 +245,35 @@ def _read_parquet(path: StrPath) -> Any:
 
 def write(path: StrPath, data: Interactions) -> None:
     """Writes raw ids: `.csv`, `.tsv` (`.gz` too), `.parquet`; `.txt` as lines of row numbers."""
-    format = guess_format(path)
-    if format == "lines":
+    if guess_format(path) == "lines":
         return write_lines(path, data)
     columns: dict[str, np.ndarray] = {"user_id": data.user_ids[data.users], "item_id": data.item_ids[data.items]}
     if data.ratings is not None:
         columns["rating"] = data.ratings
     if data.times is not None:
         columns["timestamp"] = data.times
+    return write_columns(path, columns)
+
+
+def write_columns(path: StrPath, columns: Mapping[str, np.ndarray]) -> None:
+    """Writes equally long columns as `.parquet` (wants polars), `.csv` or `.tsv` (`.gz` too)."""
+    format = guess_format(path)
     if format == "parquet":
         try:
             import polars
         except ImportError:
             raise DataError(f"{path}: writing parquet wants polars; pip install 'jaxrec[data]'") from None
-        polars.DataFrame(columns).write_parquet(Path(path))
+        polars.DataFrame(dict(columns)).write_parquet(Path(path))
     elif format in ("csv", "tsv"):
         out = io.StringIO()
         rows = csv.writer(out, delimiter="," if format == "csv" else "\t", lineterminator="\n")
         rows.writerow(columns)
         rows.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
         content = out.getvalue().encode()
+        # A fixed time stamp, so that the same columns give the same bytes.
         Path(path).write_bytes(gzip.compress(content, mtime=0) if Path(path).suffix == ".gz" else content)
     else:
-        raise DataError(f"{path}: writing is for .csv, .tsv, .parquet and .txt")
-    return None
+        raise DataError(f"{path}: writing is for .csv, .tsv and .parquet")
 
 
-__all__ = ["FORMATS", "from_frame", "from_matrix", "from_scipy", "guess_format", "read", "write"]
+__all__ = ["FORMATS", "from_frame", "from_matrix", "from_scipy", "guess_format", "read", "write", "write_columns"]

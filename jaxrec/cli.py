@@ -1,0 +1,382 @@
+"""The command line: `jaxrec demo | data | train | evaluate | recommend | report | doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jaxrec.presets import PRESETS, Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train, select strengths on validation data, refit on all training data, and test once."""
+
+    data: tyro.conf.Positional[str]
+    """A registered name (see `jaxrec data list`), a folder with train.txt and test.txt, or a file of interactions."""
+    out: Path
+    """The RUN folder to write."""
+    preset: Literal["paper-mf", "softmax-mf"] = "softmax-mf"
+    """Where the settings below get their defaults from."""
+    seed: int = 0
+    """Of carving, initial tables, batches and the points tried."""
+    resume: bool = False
+    """Go on with an interrupted run."""
+    settings: tyro.conf.OmitArgPrefixes[Settings] = PRESETS["softmax-mf"]
+
+
+def train(argv: Sequence[str]) -> None:
+    """Parses `jaxrec train` and runs it; defaults come from the preset that is named."""
+    preset = _preset(argv)
+    default = Train(data=tyro.MISSING, out=tyro.MISSING, settings=PRESETS.get(preset, PRESETS["softmax-mf"]))
+    args = tyro.cli(Train, args=list(argv), default=default, prog="jaxrec train")
+    _run(args.data, args.settings, args.out, preset=args.preset, seed=args.seed, resume=args.resume)
+
+
+def _preset(argv: Sequence[str]) -> str:
+    for n, word in enumerate(argv):
+        if word == "--preset" and n + 1 < len(argv):
+            return argv[n + 1]
+        if word.startswith("--preset="):
+            return word.partition("=")[2]
+    return "softmax-mf"
+
+
+def _run(data: str, settings: Settings, out: Path, *, preset: str, seed: int, resume: bool = False) -> None:
+    from jaxrec import pipeline
+    from jaxrec.report import write_report
+
+    found = pipeline.train(
+        data, settings, out, preset=preset, seed=seed, resume=resume, progress=sys.stderr.isatty()
+    )
+    page = write_report(out)
+    _print_tests(found["tests"])
+    chosen = ", ".join(f"{name} {value:.3g}" for name, value in found["selected"].items())
+    print(f"strengths selected on validation: {chosen}")
+    print(f"{sum(found['seconds'].values()):.0f} s; numbers in {out / 'metrics.json'}, figures in {page}")
+
+
+def _print_tests(tests: dict[str, dict[str, dict[str, float]]], k: int = 20) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    names = [f"{n}@{k}" for n in ("recall", "ndcg", "tail_recall", "arp", "coverage")]
+    for column in ("test", "arm"):
+        table.add_column(column)
+    for name in names:
+        table.add_column(name, justify="right")
+    for test, arms in tests.items():
+        for arm, values in arms.items():
+            cells = [f"{values[n]:.1f}" if n.startswith("arp") else f"{values[n]:.4f}" for n in names if n in values]
+            table.add_row(test, arm, *cells)
+    Console(width=110 if not sys.stdout.isatty() else None).print(table)
+
+
+def demo(out: Path = Path("runs/demo"), seed: int = 0, data: str = "ml-100k") -> None:
+    """The main job on real data in a minute or two: MovieLens-100K, a table, and RUN/report.html.
+
+    Args:
+        out: The RUN folder to write; an earlier demo there is replaced.
+        seed: Of everything random.
+        data: A smaller or larger data set, if you like.
+    """
+    import shutil
+
+    if (out / "metrics.json").exists():
+        shutil.rmtree(out)
+    settings = dataclasses.replace(PRESETS["softmax-mf"], epochs=40, budget=64)
+    _run(data, settings, out, preset="softmax-mf", seed=seed)
+
+
+def data_list() -> None:
+    """The registered data sets, and where each is on this machine."""
+    from jaxrec.data import registry
+
+    for name, recipe in registry.REGISTRY.items():
+        try:
+            where = str(registry.find(name, fetch=False) or "generated")
+        except registry.DataError:
+            where = "can be fetched" if recipe.fetch else "not here"
+        print(f"{name:17} {recipe.summary}\n{'':17} {recipe.source}\n{'':17} {where}")
+
+
+def data_describe(data: tyro.conf.Positional[str]) -> None:
+    """Counts, popularity and notes of a data set, a folder or a file.
+
+    Args:
+        data: A registered name, a folder or a file.
+    """
+    import numpy as np
+
+    from jaxrec.data import registry
+    from jaxrec.metrics.popularity import tail_items
+
+    split = registry.load(data).split
+    for name, part in [("train", split.train), *split.tests.items()]:
+        print(f"{name:10} {part!r}")
+    counts = split.train.item_counts
+    low, middle, high = np.quantile(counts, [0.25, 0.5, 0.75])
+    print(f"popularity quartiles {low:.0f}, {middle:.0f}, {high:.0f}, largest {counts.max()}; ", end="")
+    print(f"{100 * (1 - tail_items(counts).mean()):.1f} % of the items hold 80 % of the interactions")
+    for note in split.notes:
+        print(f"note: {note}")
+
+
+def data_fetch(data: tyro.conf.Positional[str]) -> None:
+    """Fetches a registered data set into the cache, where its publisher allows that.
+
+    Args:
+        data: A registered name.
+    """
+    from jaxrec.data import registry
+
+    print(registry.find(data) or f"{data} is generated, nothing to fetch")
+
+
+def data_convert(
+    file: tyro.conf.Positional[Path],
+    to: Path,
+    format: str | None = None,
+    threshold: float | None = None,
+    k_core: int | None = None,
+) -> None:
+    """Reads a file of interactions in any known format, and writes it in another.
+
+    Args:
+        file: What to read.
+        to: What to write, .parquet, .csv, .tsv (.gz too) or .txt; or only a format's name, for a file beside the first.
+        format: The format of FILE, where its name does not tell.
+        threshold: Only pairs rated at least this much.
+        k_core: Keep users and items with at least this many pairs.
+    """
+    from jaxrec import data
+
+    pairs = data.read(file, format=format, threshold=threshold)
+    if k_core is not None:
+        pairs = data.k_core(pairs, k_core)
+    if str(to) in ("parquet", "csv", "tsv", "txt"):
+        to = file.with_name(f"{file.name.removesuffix('.gz').rsplit('.', 1)[0]}.{to}")
+    data.write(to, pairs)
+    print(f"{to}: {pairs!r}")
+    for note in pairs.notes:
+        print(f"note: {note}")
+
+
+def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tuple[int, ...] = (10, 20, 50)) -> None:
+    """Ranks a run's tables again and prints their metrics on its tests.
+
+    Args:
+        run: A finished RUN folder.
+        adjust: Strengths to use instead of the selected ones, like "direction=1.0,magnitude=0.3".
+        k: Cut-offs.
+    """
+    import jax.numpy as jnp
+
+    from jaxrec import pipeline, select
+    from jaxrec.data import registry
+    from jaxrec.report import read_run
+    from jaxrec.transforms.adjustment import fold_bias
+
+    found = read_run(run)
+    split = registry.load(found["source"]).split
+    plain, selected, _, _ = _tables(run)
+    arms = {"plain": plain, "adjusted": selected}
+    if adjust is not None:
+        ledger = pipeline.load_ledger(run / "ledger.npz")
+        arm = select.arms(plain, ledger, split.train, seed=found["seed"])["adjusted"]
+        strengths = _strengths(adjust, arm.names)
+        arms["adjusted"] = fold_bias(arm.adjust(jnp.asarray(strengths, jnp.float32))(plain, ledger))
+    results = {name: pipeline.evaluate(tables, split, ks=k) for name, tables in arms.items()}
+    if max(k) > split.train.num_items:
+        raise ValueError(f"k={max(k)} is larger than the catalogue of {split.train.num_items} items")
+    for cut in k:
+        _print_tests({t: {a: r[t].summary for a, r in results.items()} for t in split.tests}, cut)
+
+
+def _strengths(text: str, names: Sequence[str]) -> list[float]:
+    given = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            given[name.strip()] = float(value)
+        except ValueError:
+            raise ValueError(f"--adjust wants name=number, got {part!r}; the names are {', '.join(names)}") from None
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise ValueError(f"--adjust has no strength {unknown[0]!r}; the names are {', '.join(names)}")
+    return [given.get(name, 0.0) for name in names]
+
+
+def _tables(run: Path) -> tuple[Any, Any, Any, Any]:
+    """(plain tables, adjusted tables, user ids, item ids) of a RUN."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxrec.types import Tables
+
+    path = run / "embeddings.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"{run} holds no embeddings.npz: no finished run is there; `jaxrec train` makes one")
+    with np.load(path, allow_pickle=False) as found:
+        plain = Tables(jnp.asarray(found["user"]), jnp.asarray(found["item"]))
+        adjusted = Tables(jnp.asarray(found["user_adjusted"]), jnp.asarray(found["item_adjusted"]))
+        return plain, adjusted, found["user_ids"], found["item_ids"]
+
+
+def recommend(
+    run: tyro.conf.Positional[Path],
+    out: Path,
+    users: Path | None = None,
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
+    arm: Literal["adjusted", "plain"] = "adjusted",
+) -> None:
+    """Writes the k best unseen items of users: columns user_id, item_id, rank, score.
+
+    Args:
+        run: A finished RUN folder.
+        out: A .parquet, .csv or .tsv file.
+        users: A file with one user id a line; all users if left out.
+        k: Items for each user.
+        arm: Corrected or plain tables.
+    """
+    import numpy as np
+
+    from jaxrec import rank
+    from jaxrec.data import registry
+    from jaxrec.data.formats import write_columns
+    from jaxrec.report import read_run
+
+    train_part = registry.load(read_run(run)["source"]).split.train
+    plain, adjusted, user_ids, item_ids = _tables(run)
+    rows = None
+    if users is not None:
+        wanted = users.read_text(encoding="utf-8").split()
+        known = {str(u): n for n, u in enumerate(user_ids.tolist())}
+        for number, user in enumerate(wanted, start=1):
+            if user not in known:
+                raise ValueError(f"{users}:{number}: user {user!r} is unknown to {run}; it has {len(known)} users")
+        rows = np.array([known[u] for u in wanted], np.int32)
+    found = rank.top_k(adjusted if arm == "adjusted" else plain, rows, train_part, k=k)
+    place = np.flatnonzero(found.items.ravel() >= 0)
+    columns = {
+        "user_id": user_ids[np.repeat(found.users, k)][place],
+        "item_id": item_ids[found.items.ravel()[place]],
+        "rank": np.tile(np.arange(1, k + 1), len(found.users))[place],
+        "score": found.scores.ravel()[place],
+    }
+    write_columns(out, columns)
+    print(f"{out}: {len(place):,} rows, {len(found.users):,} users")
+
+
+def report(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+    """Writes RUN/report.html of each run, and prints their tests one under the other.
+
+    Args:
+        runs: Finished RUN folders.
+    """
+    from jaxrec.report import read_run, write_report
+
+    if not runs:
+        raise ValueError("report wants at least one RUN folder")
+    pages = [write_report(run) for run in runs]
+    if len(runs) > 1:
+        tests: dict[str, dict[str, dict[str, float]]] = {}
+        for run in runs:
+            for test, arms in read_run(run)["tests"].items():
+                tests.setdefault(test, {}).update({f"{run.name}: {arm}": values for arm, values in arms.items()})
+        _print_tests(tests)
+    for page in pages:
+        print(page)
+
+
+def doctor() -> None:
+    """Checks this installation: versions, devices, data, and a ledger against its identity on a tiny model."""
+    from importlib.metadata import version
+
+    import jax
+
+    from jaxrec import testing
+    from jaxrec.data import registry
+
+    for name in ("jaxrec", "jax", "jaxlib", "optax", "flax", "chex", "numpy", "scipy", "orbax-checkpoint"):
+        print(f"{name:17} {version(name)}")
+    print(f"{'devices':17} {', '.join(str(d) for d in jax.devices())}")
+    if jax.default_backend() == "gpu" and version("jax") in ("0.10.2", "0.11.0"):
+        print("warning: this version of jax compiles scatter-adds badly on GPUs; install 'jaxrec[cuda12]' or [cuda13]")
+    print(f"{'data cache':17} {registry.cache_folder()}")
+    error = testing.ledger_identity_error()
+    print(f"{'ledger identity':17} relative error {error:.1e}")
+    if error > 1e-4:
+        raise RuntimeError(f"the ledger's identity holds to {error:.1e} only, wanted 1e-4: arithmetic is off here")
+    print("all is well")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "train": lambda: None,
+    "evaluate": evaluate,
+    "recommend": recommend,
+    "report": report,
+    "doctor": doctor,
+}
+DATA: dict[str, Callable[..., Any]] = {
+    "list": data_list,
+    "describe": data_describe,
+    "fetch": data_fetch,
+    "convert": data_convert,
+}
+USAGE = """usage: jaxrec COMMAND [options]
+
+  demo                          the main job on real data: a table and a report, in minutes
+  data list|describe|fetch|convert
+  train D --preset NAME --out RUN
+  evaluate RUN [--adjust "direction=1.0,magnitude=0.3"] [--k 10 20 50]
+  recommend RUN -k 10 --out recs.parquet
+  report RUN...
+  doctor
+
+`jaxrec COMMAND --help` tells more."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; the exit code is 0 only where it did what was asked."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if args else 2
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt as stop:
+        print(f"jaxrec: {stop or 'interrupted'}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        print(f"jaxrec: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(args: list[str]) -> int:
+    name, rest = args[0], args[1:]
+    if name == "train":
+        train(rest)
+    elif name == "data":
+        tyro.extras.subcommand_cli_from_dict(DATA, args=rest, prog="jaxrec data")
+    elif name in COMMANDS:
+        tyro.cli(COMMANDS[name], args=rest, prog=f"jaxrec {name}")
+    else:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, [*COMMANDS, "data"], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"jaxrec: no command {name!r}{hint}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
