@@ -25,6 +25,8 @@ class Train:
     """Where the settings below get their defaults from."""
     seed: int = 0
     """Of carving, initial tables, batches and the points tried."""
+    selected: Path | None = None
+    """Another RUN of the same data and settings, whose selected strengths and epochs are used."""
     resume: bool = False
     """Go on with an interrupted run."""
     settings: tyro.conf.OmitArgPrefixes[Settings] = PRESETS["softmax-mf"]
@@ -35,7 +37,8 @@ def train(argv: Sequence[str]) -> None:
     preset = _preset(argv)
     default = Train(data=tyro.MISSING, out=tyro.MISSING, settings=PRESETS.get(preset, PRESETS["softmax-mf"]))
     args = tyro.cli(Train, args=list(argv), default=default, prog="jaxrec train")
-    _run(args.data, args.settings, args.out, preset=args.preset, seed=args.seed, resume=args.resume)
+    more = {"selected": args.selected, "resume": args.resume}
+    _run(args.data, args.settings, args.out, preset=args.preset, seed=args.seed, **more)
 
 
 def _preset(argv: Sequence[str]) -> str:
@@ -47,13 +50,11 @@ def _preset(argv: Sequence[str]) -> str:
     return "softmax-mf"
 
 
-def _run(data: str, settings: Settings, out: Path, *, preset: str, seed: int, resume: bool = False) -> None:
+def _run(data: str, settings: Settings, out: Path, *, preset: str, seed: int, **more: Any) -> None:
     from jaxrec import pipeline
     from jaxrec.report import write_report
 
-    found = pipeline.train(
-        data, settings, out, preset=preset, seed=seed, resume=resume, progress=sys.stderr.isatty()
-    )
+    found = pipeline.train(data, settings, out, preset=preset, seed=seed, progress=sys.stderr.isatty(), **more)
     page = write_report(out)
     _print_tests(found["tests"])
     chosen = ", ".join(f"{name} {value:.3g}" for name, value in found["selected"].items())

@@ -24,7 +24,10 @@ class Objective(Protocol):
 
 
 def _mean(x: Array, where: Array | None) -> Array:
-    return jnp.mean(x, axis=-1) if where is None else jnp.sum(x * where, -1) / jnp.maximum(jnp.sum(where, -1), 1)
+    if where is None:
+        return jnp.mean(x, axis=-1)
+    weight = where.astype(x.dtype)
+    return jnp.sum(x * weight, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1.0)
 
 
 def bpr() -> Objective:

@@ -16,7 +16,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,6 @@ from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
 
 KS = (10, 20, 50)
-LOSSES = (0.05, 0.1, 0.2)
 COMPARED = (("adjusted", "plain"), ("adjusted", "count_control"), ("adjusted", "tten"), ("count_control", "plain"))
 
 
@@ -47,13 +46,16 @@ def train(
     *,
     preset: str = "custom",
     seed: int = 0,
+    selected: Path | str | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Runs everything and writes the RUN folder; returns what `metrics.json` holds.
 
     Strengths and the number of epochs are selected on validation parts carved from the training interactions; the
-    tests are ranked once per reported arm. With `resume`, an interrupted run goes on from its last checkpoint.
+    tests are ranked once per reported arm. With `selected`, both are taken from another RUN of the same data and
+    settings (another seed of it), which saves the first of the two fits. With `resume`, an interrupted run goes on
+    from its last checkpoint.
     """
     out = Path(out)
     if (out / "metrics.json").exists() and not resume:
@@ -61,26 +63,16 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
     dataset = registry.load(data)
-    carved = splits.carve(dataset.split, seed=seed)
     meta = {"data": data, "seed": seed, "settings": asdict(settings)}
-    with clock("fit"):
-        model, fitted = _fit(carved, settings, seed, out / "checkpoints" / "carved", meta, resume, progress)
-    if fitted.stopped == "signal":
-        raise KeyboardInterrupt(f"stopped by a signal; go on with the same command and --resume (saved in {out})")
-    tables = models.embed(model, fitted.best.params)
-    ledger = _present(fitted.best.ledger)
-    with clock("select"):
-        problem = selection.prepare(tables, ledger, carved.train, carved.valid, k=settings.k, seed=seed)
-        points = {
-            name: selection.frontier(problem, arm, budget=_budget(name, settings), seed=seed)
-            for name, arm in selection.arms(tables, ledger, carved.train, seed=seed).items()
-        }
-        chosen = {name: _choose(found, settings) for name, found in points.items()}
-    best = max(fitted.best_epoch, 1)
+    if selected is None:
+        choice = _select(dataset, settings, seed, out, meta, clock, resume, progress)
+    else:
+        choice = _read_choice(Path(selected), dataset, settings)
+    points, chosen, best = choice.points, choice.chosen, choice.epochs
     with clock("refit"):
         refitted = _refit(dataset, settings, seed, best, out / "checkpoints" / "refit", meta, resume, progress)
-    if refitted.stopped == "signal":
-        raise KeyboardInterrupt(f"stopped by a signal; go on with the same command and --resume (saved in {out})")
+    _stop_if_signalled(refitted, out)
+    model, _, _ = build(settings, dataset.split.train)
     tables, ledger = models.embed(model, refitted.state.params), _present(refitted.state.ledger)
     arms = selection.arms(tables, ledger, dataset.split.train, seed=seed)
     adjusted = {"plain": tables} | {name: _apply(arms[name], chosen[name], tables, ledger) for name in arms}
@@ -101,7 +93,7 @@ def train(
         "tradeoff": tradeoff,
         "claims": analysis.claims(tables, ledger, dataset.split.train.item_counts),
         "settings": asdict(settings),
-        "notes": [*dataset.split.notes, *carved.notes[len(dataset.split.notes) :]],
+        "notes": [*dataset.split.notes, *choice.notes],
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         "seconds": clock.seconds,
     }
@@ -110,12 +102,68 @@ def train(
     counts = dataset.split.train.item_counts
     readings = analysis.item_readings(tables, ledger)
     write_json(out / "readings.json", {n: analysis.by_popularity(v, counts, groups=20) for n, v in readings.items()})
-    history = [{"fit": "carved", **r} for r in fitted.history] + [{"fit": "all", **r} for r in refitted.history]
+    history = [{"fit": "carved", **r} for r in choice.history] + [{"fit": "all", **r} for r in refitted.history]
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
     frontier = {name: [p._asdict() for p in found] for name, found in points.items()}
     write_json(out / "frontier.json", frontier)
     write_json(out / "metrics.json", found)  # last: its presence says that the run is whole
     return found
+
+
+class _Choice(NamedTuple):
+    """What validation decided."""
+
+    points: dict[str, list[selection.Point]]
+    chosen: dict[str, selection.Point]
+    epochs: int
+    notes: tuple[str, ...]
+    history: list[dict[str, Any]]
+
+
+def _select(
+    dataset: Dataset,
+    settings: Settings,
+    seed: int,
+    out: Path,
+    meta: dict[str, Any],
+    clock: _Clock,
+    resume: bool,
+    progress: bool,
+) -> _Choice:
+    """Carves validation parts, trains without them, and tries the strengths of every arm on them."""
+    carved = splits.carve(dataset.split, seed=seed)
+    with clock("fit"):
+        model, fitted = _fit(carved, settings, seed, out / "checkpoints" / "carved", meta, resume, progress)
+    _stop_if_signalled(fitted, out)
+    tables, ledger = models.embed(model, fitted.best.params), _present(fitted.best.ledger)
+    with clock("select"):
+        problem = selection.prepare(
+            tables, ledger, carved.train, carved.valid, k=settings.k, max_users=settings.select_users, seed=seed
+        )
+        points = {
+            name: selection.frontier(problem, arm, budget=_budget(name, settings), seed=seed)
+            for name, arm in selection.arms(tables, ledger, carved.train, seed=seed).items()
+        }
+    chosen = {name: _choose(found, settings) for name, found in points.items()}
+    notes = carved.notes[len(dataset.split.notes) :]
+    return _Choice(points, chosen, max(fitted.best_epoch, 1), notes, fitted.history)
+
+
+def _read_choice(run: Path, dataset: Dataset, settings: Settings) -> _Choice:
+    """What another run's validation decided."""
+    found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    if (found["data"], found["settings"]) != (dataset.name, asdict(settings)):
+        raise ValueError(f"{run} is of other data or settings ({found['data']}); select from a run of the same ones")
+    frontier = json.loads((run / "frontier.json").read_text(encoding="utf-8"))
+    points = {name: [selection.Point(**p) for p in tried] for name, tried in frontier.items()}
+    chosen = {name: _choose(tried, settings) for name, tried in points.items()}
+    note = f"strengths and epochs as selected with seed {found['seed']}"
+    return _Choice(points, chosen, found["best_epoch"], (note,), [])
+
+
+def _stop_if_signalled(fitted: Fit, out: Path) -> None:
+    if fitted.stopped == "signal":
+        raise KeyboardInterrupt(f"stopped by a signal; go on with the same command and --resume (saved in {out})")
 
 
 class _Clock:
@@ -243,7 +291,7 @@ def _tradeoff(
     """At each natural loss allowed *on validation*: what each arm then does on the tests, and the paired p."""
     name = f"ndcg@{settings.k}"
     rows = []
-    for loss in LOSSES:
+    for loss in selection.LOSSES:
         per_user: dict[str, dict[str, np.ndarray]] = {}
         row: dict[str, Any] = {"max_loss": loss, "arms": {}}
         for arm in ("adjusted", "count_control"):

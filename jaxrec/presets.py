@@ -61,6 +61,8 @@ class Settings:
     """Epochs from one evaluation to the next."""
     budget: int = 96
     """Points tried for each arm of adjustments; a quarter of them for TTEN, which has one strength only."""
+    select_users: int | None = 8192
+    """Validation users that strengths are selected on, drawn at random; None: all."""
     select: Literal["unbiased", "loss"] = "unbiased"
     """Take the best unbiased NDCG on validation, or the best that loses at most `max_loss` of the natural one."""
     max_loss: float = 0.1

@@ -5,8 +5,8 @@
     frontier   every point that was tried, with its metrics on each validation part
     select     the point that a rule prefers
 
-Each arm gets the same number of points: quasi-random ones over its box, then rounds of refinement near the points that
-no other one beats on both parts. Tests are not seen here.
+Each arm gets the same number of points: quasi-random ones over its box, then rounds of refinement near the best
+ones. Tests are not seen here.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
+
+LOSSES = (0.05, 0.1, 0.2)  # shares of the natural metric that a trade-off is looked at
 
 
 class Arm(NamedTuple):
@@ -187,8 +189,11 @@ def _log_spread(g: np.ndarray) -> float:
 
 
 def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, seed: int = 0) -> list[Point]:
-    """Tries `budget` points of the arm, the first being strength 0: a third over the box, the rest in `rounds` near the
-    points that no other one beats on all parts. Strengths that start at 0 are spaced by squares, denser near 0."""
+    """Tries `budget` points of the arm, the first being strength 0: a third over the box, the rest in `rounds` of ever
+    smaller changes to the best points at each natural loss of `LOSSES` and without a limit.
+
+    Strengths that start at 0 are spaced by squares, denser near 0.
+    """
     from scipy.stats import qmc
 
     if budget < 1 or rounds < 0:
@@ -208,21 +213,21 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, s
     points = [evaluate(where) for where in tried]
     rng = np.random.default_rng(seed)
     for turn in range(rounds):
+        parents = np.array([tried[points.index(point)] for point in _elite(points, problem.k)])
         left = (budget - len(points)) // (rounds - turn)
-        best = np.flatnonzero(undominated(points, f"ndcg@{problem.k}"))
-        parents = np.array(tried)[best[rng.integers(0, len(best), left)]]
-        fresh = np.clip(parents + rng.normal(0, 0.15 / 1.5**turn, parents.shape), 0, 1)
+        parents = parents[np.arange(left) % len(parents)]
+        fresh = np.clip(parents + rng.normal(0, 0.2 / 1.6**turn, parents.shape), 0, 1)
         tried += list(fresh)
         points += [evaluate(where) for where in fresh]
     return points
 
 
-def undominated(points: Sequence[Point], metric: str) -> np.ndarray:
-    """Which points no other one beats on every part: [P] bool."""
-    values = np.array([[m[metric] for m in point.metrics.values()] for point in points])
-    at_least = np.all(values[None] >= values[:, None], axis=-1)
-    better = np.any(values[None] > values[:, None], axis=-1)
-    return np.asarray(~np.any(at_least & better, axis=1))
+def _elite(points: Sequence[Point], k: int) -> list[Point]:
+    """The best points at each of `LOSSES` allowed and without a limit, by the first part that is not natural."""
+    parts = list(points[0].metrics)
+    part = next((name for name in parts if name != "natural"), parts[0])
+    limits: list[float | None] = [None] if "natural" not in parts else [*LOSSES, None]
+    return [select(points, metric=f"ndcg@{k}", part=part, max_loss=limit) for limit in limits]
 
 
 def select(

@@ -1,0 +1,113 @@
+"""Runs a study, `python -m experiments.run main`: every data set and seed in turn, finished ones skipped.
+
+RUN folders (large) go to `--runs`; what tables need goes to `experiments/results/STUDY/DATA.PRESET.SEED.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from jaxrec import pipeline
+from jaxrec.presets import PRESETS, Settings
+from jaxrec.report import write_report
+
+RESULTS = Path(__file__).parent / "results"
+KEPT = ("recall", "ndcg", "arp", "coverage", "gini", "head_recall", "mid_recall", "tail_recall", "novelty", "pop_reo")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One data set with one preset, over seeds. With `select_once` the first seed's selection serves the others."""
+
+    data: str
+    preset: str = "softmax-mf"
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    select_once: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> Settings:
+        return replace(PRESETS[self.preset], **self.changes)
+
+
+# Gowalla is ten times the size of the others: three seeds, a fixed number of epochs, strengths selected with the first
+# seed on fewer validation users and points. The count control always has as many points as the adjustment.
+LARGE: dict[str, Any] = {
+    "seeds": (0, 1, 2),
+    "select_once": True,
+    "changes": {"epochs": 24, "evaluate_every": 12, "budget": 48, "select_users": 4096},
+}
+
+STUDIES: dict[str, tuple[Job, ...]] = {
+    "main": (
+        Job("gowalla-lightgcn", **LARGE),
+        Job("gowalla-both", **LARGE),
+        Job("gowalla-macr", **LARGE),
+        Job("adressa-macr"),
+        Job("coat"),
+        Job("ml-100k"),
+        Job("ml-1m", seeds=(0, 1, 2, 3, 4), select_once=True, changes={"epochs": 30}),
+        Job("adressa-macr", preset="paper-mf"),
+        Job("ml-100k", preset="paper-mf"),
+    ),
+}
+
+
+def run(study: tyro.conf.Positional[str], runs: Path = Path("runs"), only: str | None = None) -> None:
+    """Runs a study.
+
+    Args:
+        study: Its name.
+        runs: Where the RUN folders go.
+        only: Only jobs of this data set.
+    """
+    if study not in STUDIES:
+        raise SystemExit(f"no study {study!r}; there are {', '.join(STUDIES)}")
+    for job in STUDIES[study]:
+        if only is None or only == job.data:
+            _run_job(study, job, runs)
+
+
+def _run_job(study: str, job: Job, runs: Path) -> None:
+    first: Path | None = None
+    for seed in job.seeds:
+        name = f"{job.data}.{job.preset}.{seed}"
+        out = runs / study / name
+        if not (out / "metrics.json").exists():
+            found = pipeline.train(
+                job.data, job.settings(), out, preset=job.preset, seed=seed, selected=first, resume=True
+            )
+            write_report(out)
+            print(f"{name}: {sum(found['seconds'].values()):.0f} s", flush=True)
+        keep(study, name, out)
+        if job.select_once and first is None:
+            first = out
+
+
+def keep(study: str, name: str, out: Path) -> None:
+    """Copies what tables need out of a RUN folder."""
+    found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    found["tests"] = {
+        test: {arm: {m: v for m, v in values.items() if m.split("@")[0] in KEPT} for arm, values in arms.items()}
+        for test, arms in found["tests"].items()
+    }
+    found.pop("source")
+    folder = RESULTS / study
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline.write_json(folder / f"{name}.json", _rounded(found))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    tyro.cli(run)

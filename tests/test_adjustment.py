@@ -1,0 +1,181 @@
+"""Test-time adjustments: identities bit for bit, formulas against numpy, strengths that trace."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import ledger as ledgers
+from jaxrec import rank
+from jaxrec.transforms import adjustment as adj
+from jaxrec.types import Tables
+
+U, N, D = 6, 8, 4
+
+
+@pytest.fixture
+def tables() -> Tables:
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = (U, D), (N, D), (N,)
+    return Tables(*(jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)))
+
+
+@pytest.fixture
+def ledger() -> ledgers.GradientLedger:
+    rng = np.random.default_rng(0)
+
+    def events(n: int) -> ledgers.Events:
+        gradient = jnp.asarray(rng.normal(size=(60, D)) + 0.5, jnp.float32)
+        ids = jnp.asarray(rng.integers(0, n, 60), jnp.int32)
+        return ledgers.Events(ids, gradient, jnp.linalg.norm(gradient, axis=1))
+
+    return ledgers.observe(
+        ledgers.init(U, N, D), item_pull=events(N), item_push=events(N), user_pull=events(U), user_push=events(U)
+    )
+
+
+def score_matrix(tables: Tables) -> np.ndarray:
+    users, items = np.divmod(np.arange(U * N), N)
+    return np.asarray(rank.scores(tables, jnp.asarray(users), jnp.asarray(items))).reshape(U, N)
+
+
+COUNTS = np.arange(1, N + 1)
+FAMILIES = {
+    "remove_direction": lambda s: adj.remove_direction(s),
+    "personal direction": lambda s: adj.remove_direction(s, spread=0.7),
+    "rescale_by_gradient": lambda s: adj.rescale_by_gradient(s),
+    "rescale by vector": lambda s: adj.rescale_by_gradient(s, by="vector"),
+    "offset_by_gradient": lambda s: adj.offset_by_gradient(s),
+    "personal offset": lambda s: adj.offset_by_gradient(s, spread=0.7, by="ratio"),
+    "rescale_by_count": lambda s: adj.rescale_by_count(s, COUNTS),
+    "offset_by_count": lambda s: adj.offset_by_count(s, COUNTS),
+    "tten": lambda s: adj.tten(s),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_strength_zero_returns_the_tables_bit_for_bit(
+    name: str, tables: Tables, ledger: ledgers.GradientLedger
+) -> None:
+    for part, same in zip(tables, FAMILIES[name](0.0)(tables, ledger), strict=True):
+        assert part is same
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_traced_strength_of_zero_leaves_every_score(
+    name: str, tables: Tables, ledger: ledgers.GradientLedger
+) -> None:
+    found = jax.jit(lambda s: FAMILIES[name](s)(tables, ledger))(jnp.float32(0))
+    np.testing.assert_allclose(score_matrix(found), score_matrix(tables), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_grid_of_strengths_is_one_vmapped_call(name: str, tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    grid = jnp.array([0.3, 0.9])
+    many = jax.vmap(lambda s: adj.fold_bias(FAMILIES[name](s)(tables, ledger)))(grid)
+    for n, strength in enumerate(grid.tolist()):
+        one = adj.fold_bias(FAMILIES[name](strength)(tables, ledger))
+        np.testing.assert_allclose(many.user[n], one.user, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(many.item[n], one.item, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(score_matrix(one), score_matrix(tables))
+
+
+def test_remove_direction_is_its_formula(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    d = np.asarray(ledgers.direction(ledger.items))
+    item = np.asarray(tables.item)
+    wanted = np.asarray(tables.user) @ (item - 0.7 * np.outer(item @ d, d)).T + np.asarray(tables.item_bias)
+    found = adj.remove_direction(0.7)(tables, ledger)
+    np.testing.assert_allclose(score_matrix(found), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_removing_the_whole_direction_makes_it_invisible(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    found = adj.remove_direction(1.0)(tables, ledger)
+    np.testing.assert_allclose(found.user @ ledgers.direction(ledger.items), np.zeros(U), atol=1e-5)
+
+
+def relative(g: np.ndarray) -> np.ndarray:
+    return np.log(g) - np.log(g).mean()
+
+
+def test_magnitude_and_count_are_their_formulas(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    p = np.asarray(ledger.items.pull.size)
+    before = score_matrix(tables)
+    for family, g in ((adj.rescale_by_gradient(0.4), p), (adj.rescale_by_count(0.4, COUNTS), COUNTS)):
+        np.testing.assert_allclose(
+            score_matrix(family(tables, ledger)), before * np.exp(-0.4 * relative(g)), rtol=1e-4, atol=1e-5
+        )
+    for family, g in ((adj.offset_by_gradient(0.4), p), (adj.offset_by_count(0.4, COUNTS), COUNTS)):
+        np.testing.assert_allclose(
+            score_matrix(family(tables, ledger)), before - 0.4 * relative(g), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_strength_per_user_follows_the_users_ledger(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    d = np.asarray(ledgers.direction(ledger.items))
+    pull = np.asarray(ledger.users.pull.vector)
+    cosine = pull @ d / np.linalg.norm(pull, axis=1)
+    z = (cosine - cosine.mean()) / cosine.std()
+    np.testing.assert_allclose(adj.mainstream(ledger), z, rtol=1e-3, atol=1e-4)
+    wanted = score_matrix(tables) - 0.4 * np.exp(-0.5 * z)[:, None] * relative(np.asarray(ledger.items.pull.size))
+    found = adj.offset_by_gradient(0.4, spread=0.5)(tables, ledger)
+    np.testing.assert_allclose(score_matrix(found), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_users_without_events_get_the_middle_strength() -> None:
+    assert jnp.all(adj.mainstream(ledgers.init(U, N, D)) == 0)
+
+
+def test_items_without_gradients_are_treated_like_the_least(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    counts = np.array([0, 1, 2, 4, 4, 4, 4, 4])
+    found = adj.offset_by_count(1.0, counts)(tables._replace(item_bias=None), ledger)
+    assert found.item_bias is not None
+    assert bool(jnp.all(jnp.isfinite(found.item_bias)))
+    assert found.item_bias[0] == found.item_bias[1]
+
+
+def test_fold_bias_keeps_the_scores(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    strength = tables._replace(bias_strength=jnp.arange(1.0, U + 1))
+    folded = adj.fold_bias(strength)
+    assert folded.item_bias is None
+    np.testing.assert_allclose(score_matrix(folded), score_matrix(strength), rtol=1e-5, atol=1e-6)
+    assert adj.fold_bias(folded) is folded
+
+
+def test_offsets_add_up_over_a_chain(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    """A personal offset after a common bias, and a direction after a folded bias, keep their formulas."""
+    d = np.asarray(ledgers.direction(ledger.items))
+    z = np.asarray(adj.mainstream(ledger))
+    p = np.asarray(ledger.items.pull.size)
+    found = adj.chain(
+        adj.offset_by_gradient(0.4, spread=0.5), adj.offset_by_count(0.2, COUNTS), adj.remove_direction(1.0)
+    )(tables, ledger)
+    wanted = (
+        score_matrix(tables._replace(item_bias=None))
+        - np.outer(np.asarray(tables.user) @ d, np.asarray(tables.item) @ d)
+        + np.asarray(tables.item_bias)
+        - 0.4 * np.exp(-0.5 * z)[:, None] * relative(p)
+        - 0.2 * relative(COUNTS)
+    )
+    np.testing.assert_allclose(score_matrix(found), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_tten_of_one_makes_unit_items(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    found = adj.tten(1.0)(tables._replace(item=tables.item.at[0].set(0.0)), ledger)
+    np.testing.assert_allclose(jnp.linalg.norm(found.item, axis=1), [0.0] + [1.0] * (N - 1), rtol=1e-5)
+
+
+def test_unit_rows_and_center(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    both = adj.unit_rows("both")(tables, ledger)
+    np.testing.assert_allclose(jnp.linalg.norm(both.user, axis=1), np.ones(U), rtol=1e-5)
+    centred = adj.center("item")(tables, ledger)
+    np.testing.assert_allclose(jnp.mean(centred.item, axis=0), np.zeros(D), atol=1e-6)
+    assert centred.user is tables.user
+    with pytest.raises(ValueError, match="side must be"):
+        adj.center("rows")  # type: ignore[arg-type]
+
+
+def test_chain_of_nothing_and_identity_are_the_identity(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    assert adj.chain()(tables, ledger) is tables
+    assert adj.chain(adj.identity(), adj.identity())(tables, ledger) is tables

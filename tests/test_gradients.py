@@ -1,0 +1,173 @@
+"""Models, objectives and the cut at the scored rows, against `jax.grad` of the whole loss and numpy loops."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrec import models, objectives, optim
+from jaxrec.step import make_step, row_gradients, score_gradients
+from jaxrec.types import Batch
+
+USERS, ITEMS, D, B, K = 7, 9, 4, 6, 5
+
+
+def sigmoid(x: np.ndarray | float) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+
+
+def batch_of(shared: bool, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    negatives = rng.integers(0, ITEMS, K if shared else (B, K))
+    positives = rng.integers(0, ITEMS, B)
+    where = (negatives if not shared else negatives[None, :]) != positives[:, None]
+    log_q = rng.normal(size=K) if shared else rng.normal(size=(B, K))
+    return Batch(
+        jnp.asarray(rng.integers(0, USERS, B), jnp.int32), jnp.asarray(positives, jnp.int32),
+        jnp.asarray(negatives, jnp.int32), jnp.asarray(where), jnp.asarray(log_q, jnp.float32),
+    )  # fmt: skip
+
+
+OBJECTIVES = {
+    "bpr": objectives.bpr(),
+    "bce": objectives.bce(),
+    "softmax": objectives.softmax(),
+    "logq": objectives.softmax(logq=True),
+}
+MODELS = {
+    "mf": models.mf(USERS, ITEMS, D, scale=1.0),
+    "biased": models.mf(USERS, ITEMS, D, scale=1.0, biases=True),
+    "users": models.normalize(models.mf(USERS, ITEMS, D, scale=1.0), temperature=0.5),
+    "both": models.normalize(models.mf(USERS, ITEMS, D, scale=1.0, biases=True), items=True, temperature=0.2),
+}
+
+
+def total_loss(model: models.Model, objective: objectives.Objective, params: dict, batch: Batch) -> jax.Array:
+    """The loss written down plainly, with no cut anywhere."""
+    user, item = models.embed(model, params)[:2]
+    negatives = jnp.broadcast_to(batch.negatives, (B, K))
+    positive = jnp.sum(user[batch.users] * item[batch.positives], axis=-1)
+    negative = jnp.sum(user[batch.users][:, None, :] * item[negatives], axis=-1)
+    return jnp.sum(objective(positive, negative, where=batch.where, log_q=batch.log_q))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("rows", [True, False])
+def test_a_step_of_sgd_follows_the_gradient_of_the_whole_loss(
+    name: str, objective: str, shared: bool, rows: bool
+) -> None:
+    model, loss, batch, rate = MODELS[name], OBJECTIVES[objective], batch_of(shared), 0.1
+    optimizer = optim.row_sgd(rate) if rows else optax.sgd(rate)
+    step = make_step(model, loss, optimizer)
+    state = step.init(jax.random.key(1))
+    wanted = jax.grad(lambda p: total_loss(model, loss, p, batch))(state.params)
+    after, info = step.update(state, batch)
+    for side in ("user", "item"):
+        np.testing.assert_allclose(
+            after.params[side], state.params[side] - rate * wanted[side], rtol=2e-4, atol=2e-5
+        )
+    np.testing.assert_allclose(info.loss * B, total_loss(model, loss, state.params, batch), rtol=1e-5)
+
+
+def test_weights_of_the_objectives_are_those_of_the_method() -> None:
+    positive, negative = np.array([0.3, -1.0]), np.array([[0.5, -0.2], [2.0, 0.1]])
+    args = (jnp.asarray(positive, jnp.float32), jnp.asarray(negative, jnp.float32))
+    by_positive, by_negative = jax.grad(lambda p, n: jnp.sum(objectives.bpr()(p, n)), (0, 1))(*args)
+    weight = sigmoid(negative - positive[:, None]) / 2
+    np.testing.assert_allclose(-by_positive, weight.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(by_negative, weight, rtol=1e-5)
+    by_positive, by_negative = jax.grad(lambda p, n: jnp.sum(objectives.bce()(p, n)), (0, 1))(*args)
+    np.testing.assert_allclose(-by_positive, 1 - sigmoid(positive), rtol=1e-5)
+    np.testing.assert_allclose(by_negative, sigmoid(negative) / 2, rtol=1e-5)
+    by_positive, by_negative = jax.grad(lambda p, n: jnp.sum(objectives.softmax()(p, n)), (0, 1))(*args)
+    logits = np.exp(np.concatenate([positive[:, None], negative], axis=1))
+    share = logits / logits.sum(1, keepdims=True)
+    np.testing.assert_allclose(-by_positive, 1 - share[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(by_negative, share[:, 1:], rtol=1e-5)
+
+
+def test_left_out_negatives_take_no_gradient_and_change_no_loss() -> None:
+    positive, negative = jnp.array([0.3]), jnp.array([[0.5, 9.0]])
+    where = jnp.array([[True, False]])
+    for objective in (objectives.bpr(), objectives.bce(), objectives.softmax()):
+        alone = objective(positive, negative[:, :1])
+        np.testing.assert_allclose(objective(positive, negative, where=where), alone, rtol=1e-6)
+        gradient = jax.grad(lambda n, f=objective: jnp.sum(f(positive, n, where=where)))(negative)
+        assert gradient[0, 1] == 0
+        assert gradient[0, 0] > 0
+
+
+def test_softmax_without_any_negative_is_zero_and_stays_finite() -> None:
+    where = jnp.zeros((1, 2), bool)
+    value, gradient = jax.value_and_grad(
+        lambda p: jnp.sum(objectives.softmax()(p, jnp.ones((1, 2)), where=where))
+    )(jnp.array([2.0]))
+    assert value == 0
+    assert gradient[0] == 0
+
+
+def test_logq_makes_the_sampled_sum_unbiased() -> None:
+    rng = np.random.default_rng(0)
+    scores, q = rng.normal(size=50), rng.dirichlet(np.ones(50))
+    draws = rng.choice(50, (20_000, 20), p=q)
+    sums = np.exp(scores[draws] - np.log(20 * q[draws])).sum(1)
+    np.testing.assert_allclose(sums.mean(), np.exp(scores).sum(), rtol=0.03)
+    loss = objectives.softmax(logq=True)
+    drawn, log_q = scores[draws[:1]], np.log(20 * q[draws[:1]])
+    found = loss(jnp.zeros(1), jnp.asarray(drawn, jnp.float32), log_q=jnp.asarray(log_q, jnp.float32))
+    np.testing.assert_allclose(found, np.log1p(sums[:1]), rtol=1e-5)
+
+
+def test_logq_asks_for_log_q() -> None:
+    with pytest.raises(ValueError, match="wants log_q"):
+        objectives.softmax(logq=True)(jnp.zeros(1), jnp.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_row_gradients_are_user_direction_times_weight(shared: bool) -> None:
+    rng, batch = np.random.default_rng(3), batch_of(shared)
+    user, positive = rng.normal(size=(B, D)), rng.normal(size=(B, D))
+    negative = rng.normal(size=(K, D) if shared else (B, K, D))
+    args = [jnp.asarray(x, jnp.float32) for x in (user, positive, negative)]
+    _, g = score_gradients(objectives.bce(), *args, batch)
+    rows = row_gradients(*args, g)
+    wide = np.broadcast_to(negative, (B, K, D))
+    np.testing.assert_allclose(rows.positive, np.asarray(g.positive)[:, None] * user, rtol=1e-4, atol=1e-6)
+    each = np.asarray(g.negative)[:, :, None] * user[:, None, :]
+    np.testing.assert_allclose(rows.negative, each.sum(0) if shared else each, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rows.user_pull, np.asarray(g.positive)[:, None] * positive, rtol=1e-4, atol=1e-6)
+    push = (np.asarray(g.negative)[:, :, None] * wide).sum(1)
+    np.testing.assert_allclose(rows.user_push, push, rtol=1e-4, atol=1e-5)
+
+
+def test_normalised_users_all_have_one_length_and_biases_are_left_alone() -> None:
+    model = models.normalize(models.mf(USERS, ITEMS, D, scale=1.0, biases=True), users=True, temperature=0.25)
+    params = model.init(jax.random.key(0))
+    params["item"] = params["item"].at[:, -1].set(jnp.arange(ITEMS, dtype=jnp.float32))
+    tables = models.embed(model, params)
+    np.testing.assert_allclose(jnp.linalg.norm(tables.user[:, :D], axis=1), np.full(USERS, 4.0), rtol=1e-5)
+    np.testing.assert_array_equal(tables.item[:, -1], np.arange(ITEMS))
+    np.testing.assert_array_equal(tables.user[:, -1], np.ones(USERS))
+
+
+def test_a_zero_row_normalises_to_zero_with_a_zero_gradient() -> None:
+    assert jnp.all(models.unit(jnp.zeros(3)) == 0)
+    assert jnp.all(jax.jacobian(models.unit)(jnp.zeros(3)) == 0)
+
+
+def test_rows_and_scores_agree_with_tables() -> None:
+    model = MODELS["biased"]
+    params = model.init(jax.random.key(0))
+    user, item = models.rows(model, params, jnp.array([1, 2]), jnp.array([3, 4]))
+    tables = models.embed(model, params)
+    np.testing.assert_array_equal(models.pair_scores(user, item), jnp.sum(tables.user[1:3] * tables.item[3:5], axis=1))
+
+
+def test_temperature_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        models.normalize(MODELS["mf"], temperature=0.0)

@@ -1,0 +1,203 @@
+"""The ledger: its identity and conservation as properties, its readings against numpy loops."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_interactions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxrec import ledger as ledgers
+from jaxrec import models, objectives, optim, samplers, testing
+from jaxrec.step import Observation, TrainState, make_step
+from jaxrec.types import Batch
+
+OBJECTIVES = {"bpr": objectives.bpr(), "bce": objectives.bce(), "softmax": objectives.softmax(logq=True)}
+
+
+def run(step, sampler, state: TrainState, steps: int) -> tuple[TrainState, list[Batch], list[TrainState]]:
+    update, batches, states = jax.jit(step.update), [], []
+    for i in range(steps):
+        batch = sampler.draw(sampler.data, state.key, jnp.int32(i))
+        batches.append(batch)
+        states.append(state)
+        state, _ = update(state, batch)
+    return state, batches, states
+
+
+@given(
+    st.integers(0, 1000),
+    st.sampled_from(sorted(OBJECTIVES)),
+    st.sampled_from(["own", "shared", "in_batch"]),
+    st.booleans(),
+)
+def test_identity_and_conservation(seed: int, objective: str, kind: str, normalised: bool) -> None:
+    """v(T) = v(0) + η (P + N) for plain SGD; Σ p + Σ n⁻ = Σ |∂ℓ/∂s| ‖û‖; no event is lost."""
+    if kind == "own" and objective == "softmax":
+        objective = "bce"  # log_q is for negatives that rows share
+    train = random_interactions(seed)
+    plain = models.mf(train.num_users, train.num_items, 5, scale=1.0)
+    model = models.normalize(plain, temperature=0.5) if normalised else plain
+    rate = 0.03
+    sampler = samplers.sampler(
+        train, batch_size=16, num_negatives=4, shared=kind == "shared", in_batch=kind == "in_batch"
+    )
+    step = make_step(model, OBJECTIVES[objective], optim.row_sgd(rate))
+    first = step.init(jax.random.key(seed))
+    last, batches, states = run(step, sampler, first, 6)
+    ledger = last.ledger
+    assert ledger is not None
+    if normalised:  # users' rows are scored normalised, so only the items' side has the identity
+        moved = last.params["item"] - first.params["item"]
+        told = rate * (ledger.items.pull.vector + ledger.items.push.vector)
+        np.testing.assert_allclose(moved, told, rtol=1e-3, atol=1e-5)
+    else:
+        assert testing.identity_error(first.params, last.params, ledger, rate) < 1e-4
+    total, events, pulls = 0.0, 0.0, 0
+    for batch, state in zip(batches, states, strict=True):
+        user, positive = models.rows(model, state.params, batch.users, batch.positives)
+        _, negative = models.rows(model, state.params, batch.users[:1], batch.negatives)
+        objective_ = OBJECTIVES[objective]
+
+        def loss(scores: tuple, f=objective_, b=batch) -> jax.Array:
+            return jnp.sum(f(*scores, where=b.where, log_q=b.log_q))
+
+        scores = models.pair_scores(user, positive), models.candidate_scores(user, negative)
+        g = jax.grad(loss)(scores)
+        length = np.linalg.norm(user, axis=1)
+        total += float(np.sum(np.abs(g[0]) * length) + np.sum(np.abs(g[1]) * length[:, None]))
+        events += float(np.sum(np.ones(g[1].shape) if batch.where is None else batch.where))
+        pulls += len(batch.users)
+    found = float(jnp.sum(ledger.items.pull.size) + jnp.sum(ledger.items.push.size))
+    assert found == pytest.approx(total, rel=1e-4)
+    assert float(jnp.sum(ledger.items.pull.events)) == pulls == float(jnp.sum(ledger.users.pull.events))
+    assert float(jnp.sum(ledger.items.push.events)) == events
+
+
+def events(seed: int, width: int = 3) -> dict[str, ledgers.Events]:
+    rng = np.random.default_rng(seed)
+
+    def some(n: int) -> ledgers.Events:
+        gradient = jnp.asarray(rng.normal(size=(8, width)), jnp.float32)
+        ids = jnp.asarray(rng.integers(0, n, 8), jnp.int32)
+        return ledgers.Events(ids, gradient, jnp.linalg.norm(gradient, axis=1))
+
+    return {"item_pull": some(5), "item_push": some(5), "user_pull": some(4), "user_push": some(4)}
+
+
+def observe(seeds: list[int], **options: float) -> ledgers.GradientLedger:
+    ledger = ledgers.init(4, 5, 3)
+    for seed in seeds:
+        ledger = ledgers.observe(ledger, **events(seed), **options)  # type: ignore[arg-type]
+    return ledger
+
+
+def test_merge_is_observing_both() -> None:
+    both, merged = observe([1, 2]), ledgers.merge(observe([1]), observe([2]))
+    for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(merged), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_merge_refuses_another_shape() -> None:
+    with pytest.raises(ValueError, match="only ledgers of one shape"):
+        ledgers.merge(ledgers.init(4, 5, 3), ledgers.init(4, 6, 3))
+
+
+def test_decay_weighs_earlier_batches_down() -> None:
+    decayed, first, second = observe([1, 2], decay=0.5), observe([1]), observe([2])
+    for a, b, c in zip(*(jax.tree.leaves(x) for x in (decayed, first, second)), strict=True):
+        np.testing.assert_allclose(a, 0.5 * b + c, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5])
+def test_decay_must_be_a_share(decay: float) -> None:
+    with pytest.raises(ValueError, match="decay must be in"):
+        observe([1], decay=decay)
+
+
+def test_totals_are_the_weighted_sums_of_vectors() -> None:
+    weight = jnp.arange(1.0, 6.0)
+    totals = ledgers.observe(ledgers.init(4, 5, 3, item_weight=weight), **events(1))
+    full = observe([1])
+    np.testing.assert_allclose(totals.items.pull.vector, weight @ full.items.pull.vector, rtol=1e-5)
+    np.testing.assert_allclose(totals.items.pull.size, full.items.pull.size)
+    np.testing.assert_allclose(
+        ledgers.direction(totals.items),
+        (weight @ full.items.pull.vector) / jnp.linalg.norm(weight @ full.items.pull.vector),
+        rtol=1e-5,
+    )
+    with pytest.raises(ValueError, match="wants a ledger that keeps vectors"):
+        ledgers.alignment(totals.items)
+    with pytest.raises(ValueError, match="fixed its weights"):
+        ledgers.direction(totals.items, "count")
+
+
+def test_totals_want_one_weight_a_row() -> None:
+    with pytest.raises(ValueError, match="must have shape"):
+        ledgers.init(4, 5, 3, item_weight=jnp.ones(4))
+
+
+def test_readings_are_their_formulas() -> None:
+    side = observe([1, 2, 3]).items
+    pull, push = np.asarray(side.pull.vector), np.asarray(side.push.vector)
+    p, n = np.asarray(side.pull.size), np.asarray(side.push.size)
+    np.testing.assert_allclose(ledgers.ratio(side), p / (n + 1e-12), rtol=1e-5)
+    np.testing.assert_allclose(ledgers.magnitude(side, "size"), p)
+    np.testing.assert_allclose(ledgers.magnitude(side, "vector"), np.linalg.norm(pull, axis=1), rtol=1e-5)
+    for weighting, weight in (("uniform", np.ones(5)), ("count", np.asarray(side.pull.events)), ("ratio", p / n)):
+        total = weight @ pull
+        np.testing.assert_allclose(
+            ledgers.direction(side, weighting), total / np.linalg.norm(total), rtol=1e-4  # type: ignore[arg-type]
+        )
+    group = np.array([True, False, True, False, False])
+    total = pull[group].sum(0)
+    np.testing.assert_allclose(
+        ledgers.direction(side, where=jnp.asarray(group)), total / np.linalg.norm(total), rtol=1e-4
+    )
+    for i in range(5):
+        both = pull[i] + push[i]
+        cosine = both @ pull[i] / np.linalg.norm(both) / np.linalg.norm(pull[i])
+        np.testing.assert_allclose(ledgers.alignment(side)[i], cosine, rtol=1e-4)
+    rows, d = np.arange(15.0, dtype=np.float32).reshape(5, 3), np.asarray(ledgers.direction(side))
+    np.testing.assert_allclose(
+        ledgers.alignment(side, jnp.asarray(rows)), rows @ d / np.linalg.norm(rows, axis=1), rtol=1e-4
+    )
+
+
+def test_an_empty_ledger_reads_as_zeros() -> None:
+    side = ledgers.init(4, 5, 3).items
+    for reading in (ledgers.ratio(side), ledgers.direction(side), ledgers.alignment(side)):
+        assert jnp.all(reading == 0)
+
+
+@pytest.mark.parametrize("call", [lambda s: ledgers.magnitude(s, "mass"), lambda s: ledgers.direction(s, "mass")])
+def test_unknown_readings_name_the_known_ones(call) -> None:
+    with pytest.raises(ValueError, match=r"must be one of .*'mass'"):
+        call(ledgers.init(4, 5, 3).items)
+
+
+@pytest.mark.parametrize("which", ["raw", "corrected"])
+def test_what_is_observed_with_a_transform(which: str) -> None:
+    from jaxrec.transforms import training
+
+    train = random_interactions()
+    model = models.mf(train.num_users, train.num_items, 5, scale=1.0)
+    sampler = samplers.sampler(train, batch_size=16, num_negatives=2)
+    weights = jnp.full(train.num_items, 3.0)
+    ledgers_ = {}
+    for name, transform in (("plain", None), ("weighted", training.weight_rows(weights))):
+        step = make_step(
+            model, objectives.bpr(), optim.row_sgd(0.0), transform=transform,
+            observation=Observation(gradients=which),  # type: ignore[arg-type]
+        )  # fmt: skip
+        ledgers_[name] = run(step, sampler, step.init(jax.random.key(0)), 3)[0].ledger
+    factor = 1.0 if which == "raw" else 3.0
+    np.testing.assert_allclose(
+        ledgers_["weighted"].items.pull.size, factor * ledgers_["plain"].items.pull.size, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        ledgers_["weighted"].users.push.vector, factor * ledgers_["plain"].users.push.vector, rtol=1e-4, atol=1e-5
+    )

@@ -1,0 +1,118 @@
+"""Row-sparse optimisers against their dense namesakes and a numpy loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxrec import optim
+
+N, W = 8, 3
+
+
+def steps(seed: int, *, all_rows: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(5):
+        ids = rng.integers(0, N, 12)
+        if all_rows:
+            ids = np.concatenate([np.arange(N), ids])
+        found.append((ids.astype(np.int32), rng.normal(size=(len(ids), W)).astype(np.float32)))
+    return found
+
+
+def run_rows(optimizer: optim.RowOptimizer, table: jax.Array, batches: list) -> jax.Array:
+    state = optimizer.init(table)
+    update = jax.jit(optimizer.update)
+    for ids, gradients in batches:
+        table, state = update(table, state, jnp.asarray(ids), jnp.asarray(gradients))
+    return table
+
+
+def run_dense(optimizer: optax.GradientTransformation, table: jax.Array, batches: list) -> jax.Array:
+    """The dense form; optax itself promotes dtypes, so strictness is off here."""
+    with jax.numpy_dtype_promotion("standard"):
+        return _run_dense(optimizer, table, batches)
+
+
+def _run_dense(optimizer: optax.GradientTransformation, table: jax.Array, batches: list) -> jax.Array:
+    state = optimizer.init(table)
+    for ids, gradients in batches:
+        dense = jnp.zeros_like(table).at[ids].add(gradients)
+        change, state = optimizer.update(dense, state, table)
+        table = optax.apply_updates(table, change)
+    return table
+
+
+CASES: list[tuple[Callable[..., optim.RowOptimizer], Callable[..., optax.GradientTransformation], bool]] = [
+    (optim.row_sgd, optax.sgd, False),
+    (optim.row_adagrad, optax.adagrad, False),
+    (optim.row_adam, optax.adam, True),
+]
+
+
+@pytest.mark.parametrize(("rows", "dense", "all_rows"), CASES)
+@pytest.mark.parametrize("schedule", [False, True])
+def test_equals_the_dense_namesake(rows: Callable, dense: Callable, all_rows: bool, schedule: bool) -> None:
+    rate = optax.exponential_decay(0.1, 1, 0.5) if schedule else 0.1
+    table = jax.random.normal(jax.random.key(0), (N, W))
+    batches = steps(1, all_rows=all_rows)
+    found = run_rows(rows(rate), table, batches)
+    np.testing.assert_allclose(found, run_dense(dense(rate), table, batches), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(found, table)
+
+
+@given(st.integers(0, 2**31), st.booleans())
+def test_adagrad_equals_a_loop_over_rows(seed: int, by_row: bool) -> None:
+    table = np.random.default_rng(seed).normal(size=(N, W)).astype(np.float32)
+    batches = steps(seed, all_rows=False)
+    wanted, square = table.astype(np.float64), np.full((N, 1 if by_row else W), 0.1)
+    for ids, gradients in batches:
+        for row in np.unique(ids):
+            g = gradients[ids == row].astype(np.float64).sum(0)
+            square[row] += (g * g).mean() if by_row else g * g
+            wanted[row] -= 0.1 * g / np.sqrt(square[row] + 1e-7)
+    found = run_rows(optim.row_adagrad(0.1, by_row=by_row), jnp.asarray(table), batches)
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5)
+
+
+def test_lazy_adam_equals_adam_that_only_sees_the_steps_that_touch_the_row() -> None:
+    table = jax.random.normal(jax.random.key(0), (N, W))
+    batches = steps(4, all_rows=False)
+    found = run_rows(optim.row_adam(0.1), table, batches)
+    for row in range(N):
+        own = [(np.zeros(1, np.int32), g[ids == row].sum(0, keepdims=True)) for ids, g in batches if (ids == row).any()]
+        alone = run_dense(optax.adam(0.1), table[row : row + 1], own)
+        np.testing.assert_allclose(found[row], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [optim.row_adagrad, optim.row_adam])
+def test_untouched_rows_keep_their_bits(make: Callable) -> None:
+    table = jax.random.normal(jax.random.key(0), (N, W))
+    found = run_rows(make(0.1), table, [(np.array([2, 2], np.int32), np.ones((2, W), np.float32))])
+    np.testing.assert_array_equal(np.delete(found, 2, 0), np.delete(table, 2, 0))
+    assert not np.array_equal(found[2], table[2])
+
+
+def test_frozen_changes_nothing() -> None:
+    table = jnp.ones((N, W))
+    assert run_rows(optim.frozen(), table, steps(0, all_rows=True)) is not None
+    np.testing.assert_array_equal(run_rows(optim.frozen(), table, steps(0, all_rows=True)), table)
+
+
+@given(st.lists(st.integers(0, N - 1), min_size=1, max_size=30), st.lists(st.integers(0, 99), min_size=N, max_size=N))
+def test_sum_by_row_sums_each_row_once_whatever_is_in_the_slots(ids: list[int], scratch: list[int]) -> None:
+    rows = jnp.asarray(ids, jnp.int32)
+    gradients = jnp.arange(1.0, len(ids) + 1)[:, None]
+    _, target, sums = optim.sum_by_row(jnp.asarray(scratch, jnp.int32), rows, gradients)
+    kept = np.asarray(target) < N
+    assert sorted(np.asarray(target)[kept].tolist()) == sorted(set(ids))
+    found = dict(zip(np.asarray(target)[kept].tolist(), np.asarray(sums)[kept, 0].tolist(), strict=True))
+    assert found == {row: sum(n + 1.0 for n, i in enumerate(ids) if i == row) for row in set(ids)}
