@@ -1,0 +1,243 @@
+"""Ranking against a plain sort; metrics against outside judges and slow readings of their formulas."""
+
+from __future__ import annotations
+
+import ir_measures
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_interactions
+from hypothesis import given
+from hypothesis import strategies as st
+from ir_measures import RR, P, R, Success, nDCG
+from scipy import stats
+from sklearn.metrics import ndcg_score
+
+from jaxrec import metrics, rank
+from jaxrec.data import Interactions, splits
+from jaxrec.metrics import popularity as pop
+from jaxrec.types import Tables
+
+
+def tables_of(seed: int, users: int = 30, items: int = 20, width: int = 4, levels: int | None = None) -> Tables:
+    keys = jax.random.split(jax.random.key(seed), 3)
+    user, item = jax.random.normal(keys[0], (users, width)), jax.random.normal(keys[1], (items, width))
+    if levels is not None:  # whole numbers, so that scores tie and are exact
+        user, item = jnp.round(user * levels), jnp.round(item * levels)
+    return Tables(user, item, jnp.round(jax.random.normal(keys[2], (items,)) * 2))
+
+
+def by_sorting(tables: Tables, exclude: Interactions, k: int) -> np.ndarray:
+    scores = np.asarray(tables.user @ tables.item.T + tables.item_bias[None, :], np.float64)  # type: ignore[index]
+    scores[exclude.users, exclude.items] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.where(np.take_along_axis(scores, order, 1) > -np.inf, order, -1)
+
+
+@given(st.integers(0, 1000), st.integers(1, 20), st.integers(1, 40))
+def test_top_k_is_a_stable_sort_whatever_the_block(seed: int, k: int, block: int) -> None:
+    train, tables = random_interactions(seed, density=0.4), tables_of(seed, levels=1)
+    found = rank.top_k(tables, None, train, k=k, block=block)
+    np.testing.assert_array_equal(found.items, by_sorting(tables, train, k))
+
+
+def test_two_stages_equal_one_with_many_ties() -> None:
+    rng = np.random.default_rng(0)
+    scores = jnp.asarray(rng.integers(0, 6, (5, 64 * 9 + 13)), jnp.float32)
+    values, items = rank._exact_top_k(scores, 3)
+    wanted_values, wanted = jax.lax.top_k(scores, 3)
+    np.testing.assert_array_equal(items, wanted)
+    np.testing.assert_array_equal(values, wanted_values)
+
+
+def test_order_of_users_and_block_change_no_bit() -> None:
+    train, tables = random_interactions(), tables_of(1)
+    users = np.random.default_rng(0).permutation(30)
+    one, other = rank.top_k(tables, None, train, k=7), rank.top_k(tables, users, train, k=7, block=3)
+    np.testing.assert_array_equal(one.items[users], other.items)
+    np.testing.assert_array_equal(one.scores[users], other.scores)
+
+
+def test_positions_are_places_in_the_full_ranking() -> None:
+    train, tables = random_interactions(), tables_of(2, levels=1)
+    whole = by_sorting(tables, train, 20)
+    users, items = np.divmod(np.arange(600), 20)
+    free = ~np.isin(users * 20 + items, train.keys)
+    found = rank.positions(tables, users[free], items[free], train)
+    np.testing.assert_array_equal(whole[users[free], found - 1], items[free])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"k": 0}, ValueError, "k must be between 1 and the 20 items"),
+        ({"k": 21}, ValueError, "k must be between 1 and the 20 items"),
+        ({"users": [30]}, ValueError, "users must be in 0..29, got 30"),
+        ({"users": [0.5]}, ValueError, "whole numbers"),
+        ({"block": 0}, ValueError, "block must be a positive"),
+        ({"block": 10**13}, MemoryError, "pass a smaller block"),
+        ({"exclude": random_interactions(items=21)}, ValueError, "use parts of one split"),
+    ],
+)
+def test_bad_requests_say_what_to_do(change: dict, error: type[Exception], message: str) -> None:
+    request = {"users": None, "exclude": random_interactions(), "k": 3} | change
+    users = request["users"]
+    if request.get("block") == 10**13:  # as many users as the block, so that it is really asked for
+        users = np.zeros(5_000_000_0, np.int8).astype(np.int32)
+    with pytest.raises(error, match=message):
+        rank.top_k(tables_of(0), users, request["exclude"], k=request["k"], block=request.get("block"))
+
+
+def test_tables_that_are_not_finite_are_refused_with_the_row() -> None:
+    tables = tables_of(0)
+    with pytest.raises(ValueError, match=r"tables.item must be finite.*first: 4"):
+        rank.top_k(tables._replace(item=tables.item.at[4, 0].set(jnp.nan)), None, None, k=3)
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[rank.TopK, Interactions, Interactions]:
+    held = splits.hold_out_random(random_interactions(5, users=60, items=40, density=0.4), 0.4, seed=0)
+    return rank.top_k(tables_of(3, 60, 40), None, held.train, k=15), held.held, held.train
+
+
+@pytest.mark.parametrize("k", [1, 5, 15])
+def test_accuracy_agrees_with_ir_measures(case: tuple, k: int) -> None:
+    ranking, test, train = case
+    found = metrics.evaluate(ranking, test, train, ks=(k,))
+    qrels = [ir_measures.Qrel(str(u), str(i), 1) for u, i in zip(test.users, test.items, strict=True)]
+    run = [
+        ir_measures.ScoredDoc(str(u), str(i), 100.0 - r)
+        for u, row in zip(ranking.users, ranking.items, strict=True)
+        for r, i in enumerate(row)
+    ]
+    names = {R @ k: "recall", P @ k: "precision", nDCG @ k: "ndcg", RR @ k: "mrr", Success @ k: "hit"}
+    judged = {}
+    for value in ir_measures.iter_calc(list(names), qrels, run):
+        judged[names[value.measure], int(value.query_id)] = value.value
+    for name in names.values():
+        wanted = [judged[name, u] for u in found.users]
+        np.testing.assert_allclose(found.per_user[f"{name}@{k}"], wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_ndcg_agrees_with_scikit_learn(case: tuple) -> None:
+    ranking, test, train = case
+    found = metrics.evaluate(ranking, test, train, ks=(10,))
+    relevant = test.to_scipy().toarray()
+    for n, user in enumerate(found.users):
+        scores = np.full(40, -100.0)
+        scores[ranking.items[user]] = -np.arange(15.0)
+        wanted = ndcg_score(relevant[user][None], scores[None], k=10)
+        np.testing.assert_allclose(found.per_user["ndcg@10"][n], wanted, rtol=1e-6)
+
+
+def test_other_metrics_are_their_formulas(case: tuple) -> None:
+    ranking, test, train = case
+    k, n = 10, train.item_counts
+    found = metrics.evaluate(ranking, test, train, ks=(k,))
+    order = np.argsort(-n, kind="stable")
+    head = set(order[: np.searchsorted(np.cumsum(n[order]), 0.8 * n.sum()) + 1].tolist())
+    sums: dict[str, list[float]] = {}
+    for u in found.users:
+        shown = ranking.items[u, :k].tolist()
+        liked = set(test.items[test.users == u].tolist())
+        hits = [i in liked for i in shown]
+        precisions = [sum(hits[: r + 1]) / (r + 1) * hit for r, hit in enumerate(hits)]
+        profile = n[train.items[train.users == u]].mean()
+        for name, value in {
+            "recall_capped": sum(hits) / min(k, len(liked)),
+            "map": sum(precisions) / len(liked),
+            "map_capped": sum(precisions) / min(k, len(liked)),
+            "arp": n[shown].mean(),
+            "aplt": np.mean([i not in head for i in shown]),
+            "aclt": sum(i not in head for i in shown),
+            "novelty": np.mean(-np.log2(np.maximum(n[shown], 1) / train.num_users)),
+            "lift": n[shown].mean() / profile - 1,
+        }.items():
+            sums.setdefault(name, []).append(float(value))
+    for name, values in sums.items():
+        np.testing.assert_allclose(found.per_user[f"{name}@{k}"], values, rtol=1e-6, atol=1e-9, err_msg=name)
+    shares = np.bincount(ranking.items[found.users, :k].ravel(), minlength=40) / (k * len(found.users))
+    assert found.summary[f"coverage@{k}"] == pytest.approx((shares > 0).mean())
+    gini = np.abs(shares[:, None] - shares[None, :]).sum() / (2 * 40 * shares.sum())
+    assert found.summary[f"gini@{k}"] == pytest.approx(gini)
+    assert found.summary[f"entropy@{k}"] == pytest.approx(stats.entropy(shares, base=2))
+
+
+def test_group_recalls_pool_hits(case: tuple) -> None:
+    ranking, test, train = case
+    found = metrics.evaluate(ranking, test, train, ks=(10,))
+    groups = pop.popularity_groups(train.item_counts)
+    assert (groups["head"].astype(int) + groups["mid"] + groups["tail"] == 1).all()
+    for name, group in groups.items():
+        hits = total = 0
+        for u in found.users:
+            liked = test.items[test.users == u]
+            total += group[liked].sum()
+            hits += np.isin(liked[group[liked]], ranking.items[u, :10]).sum()
+        assert found.summary[f"{name}_recall@10"] == pytest.approx(hits / total)
+
+
+def test_propensity_metrics_with_equal_propensities_are_the_plain_ones(case: tuple) -> None:
+    ranking, test, train = case
+    found = metrics.evaluate(ranking, test, train, ks=(10,), propensities=np.full(40, 0.5))
+    np.testing.assert_allclose(found.per_user["ndcg_snips@10"], found.per_user["ndcg@10"])
+    np.testing.assert_allclose(found.per_user["recall_ips@10"], 2 * found.per_user["recall@10"])
+
+
+def test_rank_correlations_agree_with_scipy(case: tuple) -> None:
+    _, test, train = case
+    tables = tables_of(3, 60, 40)
+    found = metrics.rank_correlations(tables, test, train)
+    places = rank.positions(tables, test.users, test.items, train)
+    by_user = []
+    for u in range(60):
+        own = test.users == u
+        a, b = train.item_counts[test.items[own]], places[own]
+        if own.sum() > 1 and np.ptp(a) > 0 and np.ptp(b) > 0:
+            by_user.append(stats.spearmanr(a, b).statistic)
+    assert found["pru"] == pytest.approx(-np.mean(by_user))
+    tested = np.unique(test.items)
+    means = [places[test.items == i].mean() for i in tested]
+    assert found["pri"] == pytest.approx(-stats.spearmanr(train.item_counts[tested], means).statistic)
+
+
+def test_a_popularity_oracle_has_the_largest_bias_and_a_perfect_one_full_recall(case: tuple) -> None:
+    _, test, train = case
+    popular = Tables(jnp.ones((60, 1)), jnp.asarray(train.item_counts, jnp.float32)[:, None])
+    perfect = Tables(jnp.eye(60), jnp.asarray(test.to_scipy().toarray().T))
+    k = int(test.user_counts.max())
+    best = metrics.evaluate(rank.top_k(perfect, None, train, k=k), test, train, ks=(k,)).summary
+    assert best[f"recall@{k}"] == best[f"ndcg@{k}"] == 1
+    biased = metrics.evaluate(rank.top_k(popular, None, train, k=10), test, train, ks=(10,)).summary
+    random = metrics.evaluate(rank.top_k(tables_of(9, 60, 40), None, train, k=10), test, train, ks=(10,)).summary
+    assert biased["arp@10"] > random["arp@10"]
+    assert biased["gini@10"] > random["gini@10"]
+
+
+@pytest.mark.parametrize(("ks", "message"), [((16,), "rank with k=16"), ((0,), "between 1 and the 15")])
+def test_cut_offs_are_checked(case: tuple, ks: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.evaluate(*case, ks=ks)
+
+
+def test_users_without_test_items_are_left_out(case: tuple) -> None:
+    ranking, test, train = case
+    some = test.select(test.users < 10)
+    assert set(metrics.evaluate(ranking, some, train, ks=(5,)).users) == set(some.users.tolist())
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        metrics.evaluate(ranking, test.select(np.zeros(len(test), bool)), train)
+
+
+def test_paired_tests_agree_with_scipy_and_holm_with_its_rule() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=50), rng.normal(size=50) + 0.2
+    assert metrics.paired_test(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    assert metrics.paired_test(a, b, method="wilcoxon") == pytest.approx(stats.wilcoxon(a - b).pvalue)
+    found = metrics.compare(a, b)
+    assert found.low < found.difference < found.high
+    assert found.difference == pytest.approx((a - b).mean())
+    np.testing.assert_allclose(metrics.holm([0.01, 0.02, 0.9]), [0.03, 0.04, 0.9])
+    low, high = metrics.bootstrap_ci(a, resamples=4000)
+    error = metrics.standard_error(a)
+    assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)

@@ -1,0 +1,148 @@
+"""Samplers: what is drawn, how often, and that each epoch is a permutation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_interactions
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from jaxrec import samplers
+from jaxrec.data import Interactions
+
+KEY = jax.random.key(7)
+
+
+@given(st.integers(1, 400), st.integers(0, 2**31))
+def test_permuted_visits_everything_once(size: int, seed: int) -> None:
+    found = samplers.permuted(jax.random.key(seed), jnp.arange(size), size)
+    assert sorted(found.tolist()) == list(range(size))
+
+
+def test_permutations_of_two_keys_differ_and_mix() -> None:
+    one, two = (np.asarray(samplers.permuted(jax.random.key(s), jnp.arange(1000), 1000)) for s in (0, 1))
+    assert (one == two).mean() < 0.02
+    assert abs(stats.spearmanr(one, np.arange(1000)).statistic) < 0.12
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=20).filter(lambda w: sum(w) > 0.01))
+def test_alias_table_holds_the_distribution(weights: list[float]) -> None:
+    table = samplers.alias_table(np.array(weights))
+    n = len(weights)
+    mass = np.zeros(n)
+    np.add.at(mass, np.arange(n), np.asarray(table.accept, np.float64) / n)
+    np.add.at(mass, np.asarray(table.other), (1 - np.asarray(table.accept, np.float64)) / n)
+    np.testing.assert_allclose(mass, np.array(weights) / sum(weights), atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [[], [0.0], [-1.0, 2.0], [np.nan]])
+def test_alias_table_refuses_what_is_no_distribution(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite numbers >= 0"):
+        samplers.alias_table(np.array(weights))
+
+
+def epoch(sampler: samplers.Sampler) -> list:
+    draw = jax.jit(sampler.draw)
+    return [draw(sampler.data, KEY, jnp.int32(i)) for i in range(sampler.num_batches)]
+
+
+def test_an_epoch_by_interaction_sees_each_pair_once(interactions: Interactions) -> None:
+    sampler = samplers.sampler(interactions, batch_size=16)
+    batches = epoch(sampler)
+    keys = np.concatenate([np.asarray(b.users) * interactions.num_items + np.asarray(b.positives) for b in batches])
+    filled = sampler.num_batches * sampler.batch_size - len(interactions)
+    assert 0 <= filled < sampler.num_batches
+    assert sorted(keys[: len(interactions)].tolist()) == sorted(interactions.keys.tolist())
+
+
+def test_sampling_by_user_draws_users_uniformly_and_their_own_items(interactions: Interactions) -> None:
+    sampler = samplers.sampler(interactions, batch_size=4096, by="user")
+    draw = jax.jit(sampler.draw)
+    batches = [draw(sampler.data, KEY, jnp.int32(i)) for i in range(20)]
+    users = np.concatenate([np.asarray(b.users) for b in batches])
+    items = np.concatenate([np.asarray(b.positives) for b in batches])
+    assert set(users * interactions.num_items + items) <= set(interactions.keys.tolist())
+    assert stats.chisquare(np.bincount(users, minlength=interactions.num_users)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("popularity", "shared"), [(0.0, False), (0.75, False), (0.75, True), (1.0, False)])
+def test_negatives_follow_their_distribution_and_log_q(popularity: float, shared: bool, interactions: Interactions) -> None:
+    sampler = samplers.sampler(interactions, batch_size=64, num_negatives=64, popularity=popularity, shared=shared)
+    draw = jax.jit(sampler.draw)
+    batches = [draw(sampler.data, KEY, jnp.int32(i)) for i in range(60)]
+    drawn = np.bincount(
+        np.concatenate([np.asarray(b.negatives).ravel() for b in batches]), minlength=interactions.num_items
+    )
+    q = interactions.item_counts.astype(float) ** popularity
+    q /= q.sum()
+    assert stats.chisquare(drawn, q * drawn.sum()).pvalue > 1e-4
+    if shared:
+        first = batches[0]
+        np.testing.assert_allclose(first.log_q, np.log(64 * q[np.asarray(first.negatives)]), rtol=1e-4)
+        np.testing.assert_array_equal(
+            first.where, np.asarray(first.negatives)[None] != np.asarray(first.positives)[:, None]
+        )
+
+
+def test_in_batch_negatives_are_the_batch(interactions: Interactions) -> None:
+    batch = epoch(samplers.sampler(interactions, batch_size=16, in_batch=True))[0]
+    np.testing.assert_array_equal(batch.negatives, batch.positives)
+    assert not np.asarray(batch.where)[np.arange(len(batch.users)), np.arange(len(batch.users))].any()
+    wanted = len(batch.users) * interactions.item_counts[np.asarray(batch.positives)] / len(interactions)
+    np.testing.assert_allclose(np.exp(batch.log_q), wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"shared": True}, {"in_batch": True}, {"popularity": 0.5}])
+def test_rejected_negatives_are_never_known_positives(options: dict, interactions: Interactions) -> None:
+    known = set(interactions.keys.tolist())
+    for batch in epoch(samplers.sampler(interactions, batch_size=32, num_negatives=8, reject=True, **options)):
+        users = np.asarray(batch.users)[:, None]
+        negatives = np.broadcast_to(np.asarray(batch.negatives), np.asarray(batch.where).shape)
+        keys = users * interactions.num_items + negatives
+        is_known = np.isin(keys, sorted(known))
+        assert not (is_known & np.asarray(batch.where)).any()
+        if options.get("shared") or options.get("in_batch"):
+            np.testing.assert_array_equal(is_known, ~np.asarray(batch.where))
+        else:
+            assert np.asarray(batch.where).all()
+
+
+def test_bits_and_binary_search_say_the_same(interactions: Interactions) -> None:
+    starts, items = interactions.csr()
+    users, candidates = jnp.arange(interactions.num_users), jnp.arange(interactions.num_items)
+    wide = jnp.broadcast_to(candidates[None, :], (len(users), len(candidates)))
+    dense = interactions.to_scipy().toarray() > 0
+    searched = samplers.is_known(jnp.asarray(starts, jnp.int32), jnp.asarray(items), users, wide)
+    np.testing.assert_array_equal(searched, dense)
+    np.testing.assert_array_equal(samplers.has_bit(jnp.asarray(samplers.known_bits(interactions)), users, candidates), dense)
+
+
+def test_same_key_same_batches() -> None:
+    train = random_interactions()
+    one, two = (epoch(samplers.sampler(train, batch_size=16, num_negatives=3)) for _ in range(2))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "must be >= 1"),
+        ({"num_negatives": 0}, "must be >= 1"),
+        ({"by": "item"}, "by must be"),
+    ],
+)
+def test_contradicting_options_are_refused(options: dict, message: str, interactions: Interactions) -> None:
+    with pytest.raises(ValueError, match=message):
+        samplers.sampler(interactions, **options)
+
+
+def test_nothing_to_draw_from_is_refused() -> None:
+    with pytest.raises(ValueError, match="no training interactions"):
+        samplers.sampler(Interactions([], [], 2, 2))
+    with pytest.raises(ValueError, match="has every item"):
+        samplers.sampler(Interactions([0, 0], [0, 1], 2, 2), reject=True)
