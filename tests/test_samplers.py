@@ -70,7 +70,9 @@ def test_sampling_by_user_draws_users_uniformly_and_their_own_items(interactions
 
 
 @pytest.mark.parametrize(("popularity", "shared"), [(0.0, False), (0.75, False), (0.75, True), (1.0, False)])
-def test_negatives_follow_their_distribution_and_log_q(popularity: float, shared: bool, interactions: Interactions) -> None:
+def test_negatives_follow_their_distribution_and_log_q(
+    popularity: float, shared: bool, interactions: Interactions
+) -> None:
     sampler = samplers.sampler(interactions, batch_size=64, num_negatives=64, popularity=popularity, shared=shared)
     draw = jax.jit(sampler.draw)
     batches = [draw(sampler.data, KEY, jnp.int32(i)) for i in range(60)]
@@ -118,7 +120,8 @@ def test_bits_and_binary_search_say_the_same(interactions: Interactions) -> None
     dense = interactions.to_scipy().toarray() > 0
     searched = samplers.is_known(jnp.asarray(starts, jnp.int32), jnp.asarray(items), users, wide)
     np.testing.assert_array_equal(searched, dense)
-    np.testing.assert_array_equal(samplers.has_bit(jnp.asarray(samplers.known_bits(interactions)), users, candidates), dense)
+    bits = jnp.asarray(samplers.known_bits(interactions))
+    np.testing.assert_array_equal(samplers.has_bit(bits, users, candidates), dense)
 
 
 def test_same_key_same_batches() -> None:

@@ -218,7 +218,8 @@ def from_frame(
     >>> from_frame({"user": [7, 7, 9], "item": ["a", "b", "a"]}).item_ids.tolist()
     ['a', 'b']
     """
-    header = [str(n) for n in (getattr(frame, "column_names", None) or getattr(frame, "columns", None) or list(frame))]
+    named = frame.column_names if hasattr(frame, "column_names") else frame  # arrow tables iterate over columns
+    header = [str(name) for name in (named.columns if hasattr(named, "columns") else named)]
     found = _find(header, {"user": user, "item": item, "rating": rating, "time": time}, source)
     pick = {role: _column(frame[name]) for role, name in found.items()}
     return from_pairs(

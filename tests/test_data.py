@@ -1,0 +1,249 @@
+"""Interactions, id maps, k-core and splits, as properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import random_interactions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxrec.data import (
+    DataError,
+    Interactions,
+    Split,
+    carve,
+    five_way,
+    from_pairs,
+    hold_out_after,
+    hold_out_last,
+    hold_out_random,
+    hold_out_uniform,
+    k_core,
+    reindex,
+    synthetic,
+    union,
+)
+from jaxrec.data import splits as splits_module
+
+pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 7)), min_size=1, max_size=60)
+
+
+@given(pairs)
+def test_from_pairs_keeps_each_pair_once_and_its_ids(raw: list[tuple[int, int]]) -> None:
+    users, items = zip(*raw, strict=True)
+    data = from_pairs([100 + u for u in users], [f"i{i}" for i in items])
+    found = set(zip(data.user_ids[data.users].tolist(), data.item_ids[data.items].tolist(), strict=True))
+    assert found == {(100 + u, f"i{i}") for u, i in raw}
+    assert len(data) == len(set(raw))
+    assert data.item_counts.sum() == data.user_counts.sum() == len(data)
+    if len(raw) > len(set(raw)):
+        assert "merged" in data.notes[0]
+
+
+def test_repeated_pairs_keep_the_highest_rating_and_the_latest_time() -> None:
+    data = from_pairs([1, 1, 1], [2, 2, 2], [3.0, 5.0, 1.0], [10, 5, 7])
+    assert data.ratings is not None
+    assert data.times is not None
+    assert (data.ratings.tolist(), data.times.tolist()) == ([5.0], [10])
+
+
+def test_threshold_is_counted() -> None:
+    data = from_pairs([1, 1, 2], [1, 2, 2], [5, 2, 1], threshold=4)
+    assert len(data) == 1
+    assert "2 of 3 rows are rated below 4" in data.notes[0]
+    assert "1 users and 1 items have none left" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], []), "at least one interaction"),
+        (([1], [1, 2]), "1 users but 2 items"),
+        (([-1], [1]), r"row 0 has -1"),
+        (([1.5], [1]), r"whole numbers or text, but row 0 has 1.5"),
+        (([float("nan")], [1]), "whole numbers or text"),
+        (([1], [""]), "item id of row 0 is empty"),
+        (([2**70], [1]), r"2\*\*63"),
+        (([1], [1], [float("nan")]), "ratings must be finite, but row 0"),
+        (([1], [None]), "all text or all whole numbers"),
+    ],
+)
+def test_bad_pairs_are_refused_with_the_row(arguments: tuple, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        from_pairs(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0], [3], 1, 3), r"item rows must be in \[0, 3\), got 3"),
+        (([-1], [0], 1, 3), r"user rows must be in \[0, 1\), got -1"),
+        (([0, 0], [1, 1], 1, 3), "each pair must be there once"),
+        (([0.0], [1.0], 1, 3), "whole numbers"),
+        (([2**40], [0], 2**41, 1), "number of users must be in"),
+        (([0], [0], 1, 1, [1, 2]), "one id for each of 1 users"),
+    ],
+)
+def test_bad_rows_are_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Interactions(*arguments)
+
+
+def test_interactions_can_not_be_written_to(interactions: Interactions) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        interactions.users[0] = 1
+
+
+@given(st.integers(0, 200), st.integers(1, 4))
+def test_k_core_is_the_largest_part_of_its_kind(seed: int, k: int) -> None:
+    data = random_interactions(seed, density=0.15)
+    try:
+        core = k_core(data, k)
+    except DataError:
+        core = None
+    keep = np.ones(len(data), bool)
+    for _ in range(200):
+        users = np.bincount(data.users[keep], minlength=data.num_users)
+        items = np.bincount(data.items[keep], minlength=data.num_items)
+        keep &= (users[data.users] >= k) & (items[data.items] >= k)
+    assert (0 if core is None else len(core)) == keep.sum()
+    if core is not None:
+        assert min(core.user_counts.min(), core.item_counts.min()) >= k
+
+
+def test_reindex_moves_pairs_into_another_id_space() -> None:
+    data = from_pairs([7, 9, 7], [1, 1, 5])
+    moved = reindex(data, np.array([9, 8, 7]), np.array([5, 1]))
+    ids = set(zip(moved.user_ids[moved.users].tolist(), moved.item_ids[moved.items].tolist(), strict=True))
+    assert ids == {(7, 1), (9, 1), (7, 5)}
+    with pytest.raises(DataError, match="do not hold, the first is user 9"):
+        reindex(data, np.array([7]), np.array([5, 1]))
+    assert "1 pairs of unknown" in reindex(data, np.array([7]), np.array([5, 1]), unknown="drop").notes[0]
+
+
+def check_parts(whole: Interactions, *parts: Interactions) -> None:
+    """Disjoint, nothing lost, nothing added."""
+    keys = np.concatenate([p.keys for p in parts])
+    assert sorted(keys.tolist()) == sorted(whole.keys.tolist())
+
+
+@given(st.integers(0, 300), st.floats(0.05, 0.9))
+def test_random_hold_out_is_a_partition_that_empties_nobody(seed: int, fraction: float) -> None:
+    data = random_interactions(seed)
+    found = hold_out_random(data, fraction, seed=seed)
+    check_parts(data, found.train, found.held)
+    assert found.train.user_counts.min() >= 1
+    assert found.train.item_counts.min() >= 1
+    again = hold_out_random(data, fraction, seed=seed)
+    np.testing.assert_array_equal(again.held.keys, found.held.keys)
+    assert len(found.held) <= np.ceil(fraction * len(data))
+
+
+@given(st.integers(0, 300), st.integers(1, 5))
+def test_uniform_hold_out_is_uniform_over_items_and_empties_nobody(seed: int, per_item: int) -> None:
+    data = random_interactions(seed)
+    found = hold_out_uniform(data, per_item, seed=seed)
+    check_parts(data, found.train, found.held)
+    assert found.train.user_counts.min() >= 1
+    assert found.train.item_counts.min() >= 1
+    assert found.held.item_counts.max() <= per_item
+    short = (per_item - found.held.item_counts).sum()
+    assert ("fell short" in " ".join(found.notes)) == bool(short)
+
+
+def test_uniform_hold_out_gives_each_item_what_was_asked_where_there_is_enough() -> None:
+    rng = np.random.default_rng(0)
+    like = rng.random((200, 15)) < 0.5
+    data = Interactions(*np.nonzero(like), 200, 15)  # type: ignore[arg-type]
+    assert set(hold_out_uniform(data, 5, seed=1).held.item_counts.tolist()) == {5}
+
+
+def timed(seed: int) -> Interactions:
+    data = random_interactions(seed)
+    times = np.random.default_rng(seed).integers(0, 50, len(data))
+    return Interactions(data.users, data.items, data.num_users, data.num_items, times=times)
+
+
+@given(st.integers(0, 100), st.integers(1, 3))
+def test_last_hold_out_takes_the_latest_of_each_user(seed: int, n: int) -> None:
+    data = timed(seed)
+    found = hold_out_last(data, n)
+    check_parts(data, found.train, found.held)
+    assert found.train.user_counts.min() >= 1
+    for user in range(data.num_users):
+        before = found.train.times[found.train.users == user]  # type: ignore[index]
+        after = found.held.times[found.held.users == user]  # type: ignore[index]
+        assert len(after) == min(n, data.user_counts[user] - 1)
+        if len(after):
+            assert before.max() <= after.min()
+
+
+def test_hold_out_after_a_moment() -> None:
+    data = timed(3)
+    found = hold_out_after(data, quantile=0.8)
+    check_parts(data, found.train, found.held)
+    assert found.train.times.max() < found.held.times.min()  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="needs times"):
+        hold_out_after(random_interactions(), time=1)
+    with pytest.raises(DataError, match="exactly one"):
+        hold_out_after(data)
+    with pytest.raises(DataError, match="else a part is empty"):
+        hold_out_after(data, time=1e9)
+
+
+@given(st.integers(0, 60))
+def test_five_way_and_carve_partition_everything(seed: int) -> None:
+    data = random_interactions(seed, users=60, items=15, density=0.4)
+    split = five_way(data, seed=seed, valid=True)
+    check_parts(data, split.train, *split.valid.values(), *split.tests.values())
+    assert set(split.valid) == set(split.tests) == {"natural", "unbiased"}
+    refit = split.refit()
+    check_parts(data, refit.train, *split.tests.values())
+    assert refit.train.item_counts.min() >= 1
+
+
+def test_natural_part_is_as_popular_as_the_data_and_the_unbiased_one_is_not() -> None:
+    data = random_interactions(0, users=400, items=60, density=0.3)
+    split = five_way(data, seed=0)
+    mean = {n: data.item_counts[p.items].mean() for n, p in split.tests.items()}
+    whole = data.item_counts[data.items].mean()
+    assert mean["natural"] == pytest.approx(whole, rel=0.05)
+    assert mean["unbiased"] < 0.9 * whole
+
+
+def test_given_removes_and_counts_test_pairs_that_are_in_train() -> None:
+    train, test = Interactions([0, 1], [0, 1], 3, 3), Interactions([0, 0, 2], [0, 1, 2], 3, 3)
+    split = splits_module.given(train, {"test": test})
+    assert len(split.tests["test"]) == 2
+    notes = " ".join(split.notes)
+    for words in ("dropped 1 of 3", "1 test users without training history", "1 of 3 items without a training"):
+        assert words in notes
+    with pytest.raises(DataError, match="no pair is left"):
+        splits_module.given(train, {"test": Interactions([0], [0], 3, 3)})
+
+
+def test_a_split_refuses_overlap_and_other_id_spaces() -> None:
+    train = Interactions([0], [0], 2, 2)
+    with pytest.raises(DataError, match="also in train"):
+        Split(train, {}, {"test": train})
+    with pytest.raises(DataError, match="another id space"):
+        Split(train, {}, {"test": Interactions([0], [1], 3, 2)})
+    with pytest.raises(DataError, match="validation parts already"):
+        carve(Split(train, {"natural": Interactions([1], [1], 2, 2)}), seed=0)
+    with pytest.raises(DataError, match="repeated"):
+        union(train, train)
+
+
+def test_the_synthetic_world_is_biased_by_exposure_and_not_by_preference() -> None:
+    world = synthetic(seed=1)
+    counts = world.split.train.item_counts
+    assert np.corrcoef(counts, world.exposure)[0, 1] > 0.8
+    assert abs(np.corrcoef(world.preference.mean(0), world.exposure)[0, 1]) < 0.15
+    tests = world.split.tests
+    assert np.corrcoef(tests["natural"].item_counts, world.exposure)[0, 1] > 0.6
+    # What was exposed is more often in train already, so that less of it is left for a test of all items alike.
+    assert np.corrcoef(tests["unbiased"].item_counts, world.exposure)[0, 1] < 0
+    assert world.exposure.mean() == pytest.approx(0.15, rel=0.01)
+    with pytest.raises(DataError, match="0 < seen < 1"):
+        synthetic(seen=2.0)

@@ -1,0 +1,239 @@
+"""Readers: every format, plain and gzip; bad files named with their line; random bytes never crash or lie."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas
+import polars
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from jaxrec import data
+from jaxrec.data import DataError, formats, registry
+from jaxrec.data.download import FetchError, download, extract
+
+ROWS = [(10, 7, 5.0, 100), (10, 9, 3.0, 50), (30, 7, 1.0, 75)]
+TEXTS = {
+    "u.data": "".join(f"{u}\t{i}\t{r:.0f}\t{t}\n" for u, i, r, t in ROWS),
+    "ratings.dat": "".join(f"{u}::{i}::{r:.0f}::{t}\n" for u, i, r, t in ROWS),
+    "ratings.csv": "userId,movieId,rating,timestamp\n" + "".join(f"{u},{i},{r},{t}\n" for u, i, r, t in ROWS),
+    "x.inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    + "".join(f"{u}\t{i}\t{r}\t{t}\n" for u, i, r, t in ROWS),
+    "x.tsv": "t\tITEM\tuser\tscore\n" + "".join(f"{t}\t{i}\t{u}\t{r}\n" for u, i, r, t in ROWS),
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_table_format_reads_the_same(name: str, zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / (name + ".gz" * zipped)
+    content = TEXTS[name].encode()
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    found = formats.read(path, format="tsv" if name == "x.tsv" else None)
+    assert found.user_ids[found.users].tolist() == [10, 10, 30]
+    assert found.item_ids[found.items].tolist() == [7, 9, 7]
+    assert found.ratings is not None
+    assert found.ratings.tolist() == [5, 3, 1]
+    if name != "x.tsv":
+        assert found.times is not None
+        assert found.times.tolist() == [100, 50, 75]
+    assert len(formats.read(path, threshold=3)) == 2
+
+
+def test_lines_keep_their_row_numbers(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("0 1 3\n2\n1 0\n")
+    (tmp_path / "test.txt").write_text("0 4\n")
+    split = registry.load(str(tmp_path)).split
+    assert (split.train.num_users, split.train.num_items) == (3, 5)
+    assert list(split.tests) == ["test"]
+    assert "1 user lines without items" in split.notes[0]
+    data.write_lines(tmp_path / "again.txt.gz", split.train)
+    again = data.read_lines(tmp_path / "again.txt.gz")
+    np.testing.assert_array_equal(again.users, split.train.users)
+    np.testing.assert_array_equal(again.items, split.train.items)
+
+
+def test_frames_sparse_matrices_and_matrices() -> None:
+    columns = {"user_id": [10, 10, 30], "item_id": ["b", "a", "b"], "rating": [5.0, 3.0, 1.0]}
+    for frame in (polars.DataFrame(columns), pandas.DataFrame(columns), polars.DataFrame(columns).to_arrow(), columns):
+        found = data.from_frame(frame, threshold=2)
+        assert found.item_ids.tolist() == ["a", "b"]
+        assert found.users.tolist() == [0, 0]
+    matrix = np.array([[0, 5, 0], [2, 0, 0]])
+    for found in (data.from_matrix(matrix), data.from_scipy(sparse.csr_array(matrix))):
+        assert (found.num_users, found.num_items, found.items.tolist()) == (2, 3, [1, 0])
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv.gz", "x.parquet"])
+def test_written_pairs_read_the_same(name: str, tmp_path: Path) -> None:
+    pairs = data.from_pairs([10, 10, 30], ["b", "a", "b"], [5.0, 3.0, 1.0], [1, 2, 3])
+    data.write(tmp_path / name, pairs)
+    again = data.read(tmp_path / name)
+    for column in ("users", "items", "ratings", "times", "user_ids", "item_ids"):
+        np.testing.assert_array_equal(getattr(again, column), getattr(pairs, column))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.txt", "0 1\n1 x\n", r"x\.txt:2: wanted whole numbers >= 0, got 'x'"),
+        ("x.txt", "0 1\n1 -4\n", r"x\.txt:2: .* a negative number \(-4\)"),
+        ("x.txt", "0 1\n1 99999999999999999999\n", r"x\.txt:2: .*huge number"),
+        ("x.txt", "0 1\n1 9999999999\n", r"x\.txt:2: wanted row numbers up to"),
+        ("x.txt", "", "the file is empty"),
+        ("x.txt", "0\n1\n", "got 2 users and no items"),
+        ("x.csv", "user,item\n1,2\n1\n", r"x\.csv:3: wanted 2 columns \(user, item\), got 1"),
+        ("x.csv", "user,thing\n1,2\n", "no column looks like the item"),
+        ("x.csv", "user,item,rating\n1,2,nan\n", r"x\.csv:2: wanted a finite rating, got 'nan'"),
+        ("x.csv", "user,item,rating\n1,2,3\n1,3,good\n", r"x\.csv:3: wanted a finite rating, got 'good'"),
+        ("x.csv", "user,item\n", "no interaction after the header"),
+        ("x.csv", "user,item\n-1,2\n", "row 0 has -1"),
+        ("u.data", "1\t2\t3\n", r"u\.data:1: wanted 4 columns"),
+        ("x.ascii", "1 2\n3\n", r"x\.ascii:2: wanted 2 columns, got 1"),
+        ("x.what", "1", "no format is known"),
+    ],
+)
+def test_bad_files_are_named_with_their_line(name: str, text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        formats.read(path)
+
+
+def test_truncated_gzip_missing_files_and_other_encodings(tmp_path: Path) -> None:
+    whole = gzip.compress(b"0 1 2 3\n" * 1000)
+    (tmp_path / "x.txt.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="truncated or corrupt gzip"):
+        formats.read(tmp_path / "x.txt.gz")
+    with pytest.raises(DataError, match="no such file"):
+        formats.read(tmp_path / "none.txt")
+    (tmp_path / "x.csv").write_bytes("user,item\n\xe9,1\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        formats.read(tmp_path / "x.csv")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(DataError, match="not a readable parquet"):
+        formats.read(tmp_path / "x.parquet")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(content=st.binary(max_size=80) | st.text("0123456789 \n\t,:-ab", max_size=80).map(str.encode))
+@pytest.mark.parametrize("name", ["x.txt", "x.csv", "u.data", "x.dat", "x.inter", "x.ascii"])
+def test_any_bytes_give_interactions_or_a_data_error(name: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    found = None
+    with contextlib.suppress(DataError):  # anything else fails the test
+        found = formats.read(path)
+    assert found is None or (len(found) > 0 and found.users.max() < found.num_users)
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as out:
+        for name, content in members.items():
+            out.writestr(name, content)
+    return path
+
+
+def sha(content: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_extraction_takes_only_what_was_asked_for_and_refuses_what_points_outside(tmp_path: Path) -> None:
+    good = zipped(tmp_path / "a.zip", {"a/u.data": b"1", "a/other": b"2"})
+    extract(good, {"a/u.data": ("u.data", sha(b"1"))}, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["u.data"]
+    for name in ("../evil", "/etc/evil", "a/../../evil", "..\\evil"):
+        bad = zipped(tmp_path / "b.zip", {"a/u.data": b"1", name: b"2"})
+        with pytest.raises(FetchError, match="points outside"):
+            extract(bad, {"a/u.data": ("u.data", sha(b"1"))}, tmp_path / "out2")
+    assert not (tmp_path / "out2").exists()
+    with pytest.raises(FetchError, match="has SHA-256"):
+        extract(good, {"a/u.data": ("u.data", sha(b"3"))}, tmp_path / "out3")
+    good.write_bytes(good.read_bytes()[:40])
+    with pytest.raises(FetchError, match="truncated or another archive"):
+        extract(good, {"a/u.data": ("u.data", sha(b"1"))}, tmp_path / "out4")
+
+
+def test_download_falls_back_to_a_mirror_and_resumes(tmp_path: Path) -> None:
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    content, asked = b"0123456789" * 1000, []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers.get("Range")))
+            if self.path == "/gone":
+                self.send_error(404)
+                return
+            start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+            body = content[start:]
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[:2000] if self.path == "/torn" else body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    try:
+        path = download([f"{base}/gone", f"{base}/torn", f"{base}/good"], tmp_path, "x", sha(content))
+        assert path.read_bytes() == content
+        assert [p for p, _ in asked] == ["/gone", "/torn", "/good"]
+        assert asked[2][1] == "bytes=2000-"
+        with pytest.raises(FetchError, match="could not be fetched"):
+            download([f"{base}/good"], tmp_path, "y", sha(b"something else"))
+        assert not (tmp_path / "y").exists()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_unknown_names_suggest_the_nearest_one() -> None:
+    with pytest.raises(DataError, match="did you mean 'ml-100k'"):
+        registry.load("ml-100")
+
+
+def test_a_set_that_is_nowhere_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
+    monkeypatch.delenv("JAXREC_DATA", raising=False)
+    with pytest.raises(DataError, match=r"put its files into .*gowalla-macr"):
+        registry.load("gowalla-macr")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "users", "items", "train"),
+    [
+        ("adressa-macr", 13_485, 744, 113_345),
+        ("gowalla-macr", 29_858, 40_981, 822_465),
+        ("gowalla-lightgcn", 29_858, 40_981, 810_128),
+        ("ml-100k", 943, 1_682, None),
+        ("ml-1m", 6_040, 3_706, None),
+        ("coat", 290, 300, None),
+        ("lastfm-lightgcn", 1_892, 4_489, 42_135),
+    ],
+)
+def test_registered_sets_have_the_published_sizes(name: str, users: int, items: int, train: int | None) -> None:
+    split = registry.load(name).split
+    assert (split.train.num_users, split.train.num_items) == (users, items)
+    assert train is None or len(split.train) == train
+
+
+@pytest.mark.data
+def test_the_given_unbiased_tests_are_uniform_over_items() -> None:
+    for name, each in (("adressa-macr", 4), ("gowalla-macr", 5)):
+        assert set(registry.load(name).split.tests["unbiased"].item_counts.tolist()) == {each}
