@@ -47,7 +47,7 @@ def tests_table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
                 for name in METRICS:
                     values = [r["tests"][test][arm].get(name) for r in group]
                     digits = 1 if name.startswith("arp") else 4
-                    cells.append("" if None in values else spread(values, digits))  # type: ignore[arg-type]
+                    cells.append("" if None in values else spread(values, digits))
                 lines.append(f"| {data}, {preset} ({len(group)}) | {test} | {arm} | " + " | ".join(cells) + " |")
     return lines
 
@@ -59,13 +59,13 @@ def comparisons_table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list
             for pair in pairs:
                 found = [r["comparisons"][test][pair]["ndcg@20"] for r in group]
                 difference = spread([c["difference"] for c in found], 5)
-                lines.append(f"| {data}, {preset} | {test} | {pair} | {difference} | {pooled_p([c['p'] for c in found])} |")
+                lines.append(f"| {data}, {preset} | {test} | {pair} | {difference} | {pooled_p([c['p'] for c in found])} |")  # noqa: E501
     return lines
 
 
 def tradeoff_table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
     lines = [
-        "| data, preset | natural loss allowed on validation | test | adjusted | count control | difference | paired p |",
+        "| data, preset | natural loss allowed on validation | test | adjusted | count control | difference | paired p |",  # noqa: E501
         "|---|---|---|---|---|---|---|",
     ]
     for (data, preset), group in runs.items():
@@ -102,7 +102,7 @@ def main(study: tyro.conf.Positional[str] = "main") -> None:
     runs = load(study)
     parts = [
         f"# Study: {study}",
-        f"Made by `python -m experiments.run {study}` and `python -m experiments.tables {study}`. Mean ± sd over seeds.",
+        f"Made by `python -m experiments.run {study}` and `python -m experiments.tables {study}`. Mean ± sd over seeds.",  # noqa: E501
         "## Tests",
         "\n".join(tests_table(runs)),
         "## Differences in NDCG@20, paired over users",

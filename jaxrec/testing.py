@@ -24,6 +24,7 @@ def check_fixed_point(step: Step, state: TrainState, batch: Batch) -> None:
 
 def check_one_trace(step: Step, state: TrainState, batches: list[Batch]) -> None:
     """Batches of one shape compile once."""
+    chex.clear_trace_counter()  # chex counts by name, so an earlier step would be counted too
     update = jax.jit(chex.assert_max_traces(step.update, n=1))
     for batch in batches:
         state, _ = update(state, batch)

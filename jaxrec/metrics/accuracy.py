@@ -36,7 +36,7 @@ def ndcg_from_hits(hits: Array, num_relevant: Array, k: int) -> Array:
     """Σ_{r≤k} hit_r / log2(r+1) ÷ Σ_{r≤min(k,|T_u|)} 1/log2(r+1): hits [b, >=k], num_relevant [b] -> [b]."""
     discounts = 1.0 / jnp.log2(jnp.arange(2, k + 2, dtype=jnp.float32))
     ideal = jnp.cumsum(discounts)[jnp.clip(num_relevant, 1, k) - 1]
-    return jnp.sum(hits[:, :k] * discounts[None, :], axis=-1) / ideal
+    return jnp.sum(jnp.where(hits[:, :k], discounts[None, :], 0.0), axis=-1) / ideal
 
 
 def hit_matrix(users: np.ndarray, items: np.ndarray, test: Interactions) -> np.ndarray:

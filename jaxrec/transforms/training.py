@@ -29,10 +29,8 @@ def weight_rows(weights: Array) -> optax.GradientTransformationExtraArgs:
         return Empty()
 
     def update(updates: Any, state: Empty, params: Any = None, *, positives: Array, **extra: Any) -> tuple[Any, Empty]:
-        w = weights[positives]
-        scaled = updates._replace(
-            positive=updates.positive * w, negative=updates.negative * w[:, None]
-        )
+        w = weights[positives].astype(updates.positive.dtype)
+        scaled = updates._replace(positive=updates.positive * w, negative=updates.negative * w[:, None])
         return scaled, state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -92,15 +90,11 @@ def equalize(
         updates: Any, state: EqualizeState, params: Any = None, *, positives: Array, negatives: Array, **extra: Any
     ) -> tuple[Any, EqualizeState]:
         r = (state.pull + eps) / (state.push + eps)
-        up, down = gate(r)
+        up, down = (weight.astype(updates.positive.dtype) for weight in gate(r))
         push_weight = down[negatives] if negatives.ndim == 2 else down[negatives][None, :]
-        scaled = updates._replace(
-            positive=updates.positive * up[positives], negative=updates.negative * push_weight
-        )
-        size = jnp.abs(updates.negative)
+        scaled = updates._replace(positive=updates.positive * up[positives], negative=updates.negative * push_weight)
+        pulled, size = (jnp.abs(g).astype(state.pull.dtype) for g in updates)
         pushed = size if negatives.ndim == 2 else jnp.sum(size, axis=0)
-        return scaled, EqualizeState(
-            state.pull.at[positives].add(jnp.abs(updates.positive)), state.push.at[negatives].add(pushed)
-        )
+        return scaled, EqualizeState(state.pull.at[positives].add(pulled), state.push.at[negatives].add(pushed))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,196 @@
+"""Selection, the main job end to end, and the command line, on small data."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_interactions
+
+from jaxrec import analysis, cli, data, models, pipeline, rank, select, testing
+from jaxrec import ledger as ledgers
+from jaxrec.presets import PRESETS
+
+SMALL = dataclasses.replace(
+    PRESETS["softmax-mf"], width=8, epochs=4, evaluate_every=2, budget=10, negatives=16, batch_size=256
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def usual_promotion() -> Iterator[None]:
+    """These tests run as users do, under jax's own settings; the parts are tested strictly elsewhere."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of one's own: train.txt and test.txt."""
+    path = tmp_path_factory.mktemp("own")
+    held = data.hold_out_random(random_interactions(1, users=80, items=50, density=0.3), 0.2, seed=0)
+    data.write_lines(path / "train.txt.gz", held.train)
+    data.write_lines(path / "test.txt", held.held)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "one"
+    arguments = ["train", str(folder), "--preset", "softmax-mf", "--out", str(out), "--seed", "1"]
+    small = ["--width", "8", "--epochs", "4", "--evaluate-every", "2", "--budget", "10", "--negatives", "16"]
+    assert cli.main([*arguments, *small, "--batch-size", "256"]) == 0
+    return out
+
+
+def test_a_run_holds_what_others_rely_on(run: Path) -> None:
+    found = json.loads((run / "metrics.json").read_text())
+    assert list(found["tests"]) == ["test"]
+    assert set(found["tests"]["test"]) == {"plain", "adjusted", "count_control", "tten"}
+    assert {"direction", "magnitude"} <= set(found["selected"])
+    for arm in found["tests"]["test"].values():
+        assert 0 <= arm["recall@20"] <= 1
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in rows if r["fit"] == "carved"] == [1, 2, 3, 4]
+    with np.load(run / "embeddings.npz", allow_pickle=False) as arrays:
+        assert arrays["user"].shape[1] == arrays["item"].shape[1] == 8
+        assert len(arrays["user_ids"]) == len(arrays["user"]) == len(arrays["user_adjusted"])
+        assert arrays["user_adjusted"].shape[1] == arrays["item_adjusted"].shape[1]
+    frontier = json.loads((run / "frontier.json").read_text())
+    assert len(frontier["adjusted"]) == len(frontier["count_control"]) == 10
+    assert not any(frontier["adjusted"][0]["strengths"].values())
+
+
+def test_the_tables_of_a_run_give_its_metrics(run: Path, folder: Path) -> None:
+    found = json.loads((run / "metrics.json").read_text())
+    split = data.load(str(folder)).split
+    plain, adjusted, _, _ = cli._tables(run)
+    for arm, tables in (("plain", plain), ("adjusted", adjusted)):
+        again = pipeline.evaluate(tables, split)["test"].summary
+        assert again["recall@20"] == pytest.approx(found["tests"]["test"][arm]["recall@20"], abs=1e-9)
+
+
+def test_the_report_is_one_file_without_network(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    assert page.count("<svg") >= 5
+    for outside in ('src="http', 'href="http', "@import", "<script src", "url(http"):
+        assert outside not in page
+    for words in ("claim (i)", "claim (ii)", "count control", "The trade-off", "before", "after"):
+        assert words in page
+
+
+def test_evaluate_recommend_and_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(run), "--adjust", "direction=1.0,magnitude=0.3", "--k", "5", "10"]) == 0
+    assert "recall@5" in capsys.readouterr().out
+    (tmp_path / "users.txt").write_text("3\n7\n")
+    target = tmp_path / "recs.csv"
+    assert cli.main(["recommend", str(run), "--users", str(tmp_path / "users.txt"), "-k", "4", "--out", str(target)]) == 0  # noqa: E501
+    rows = list(csv.DictReader(target.open()))
+    assert [r["user_id"] for r in rows] == ["3"] * 4 + ["7"] * 4
+    assert cli.main(["report", str(run), str(run)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere", "--out", "OUT"], "no registered data set"),
+        (["evaluate", "OUT"], "no finished run"),
+        (["evaluate", "RUN", "--adjust", "mass=1"], "no strength 'mass'"),
+        (["evaluate", "RUN", "--adjust", "direction"], "wants name=number"),
+        (["recommend", "RUN", "--out", "OUT.csv", "-k", "999"], "k must be between 1 and the 50 items"),
+        (["recommend", "RUN", "--out", "OUT.what"], "no format is known"),
+        (["train", "FOLDER", "--out", "RUN"], "holds a finished run"),
+        (["trian"], "did you mean 'train'"),
+    ],
+)
+def test_mistakes_are_told_and_the_exit_code_is_not_zero(
+    arguments: list[str], message: str, run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"RUN": str(run), "FOLDER": str(folder), "OUT": str(tmp_path / "out"), "OUT.csv": str(tmp_path / "o.csv")}
+    known["OUT.what"] = str(tmp_path / "o.what")
+    assert cli.main([known.get(a, a) for a in arguments]) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_unknown_options_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(["train", "synthetic", "--out", str(tmp_path), "--epoch", "3"])
+    assert error.value.code != 0
+
+
+def test_the_demo_ends_with_a_table_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole of `jaxrec demo` on the generated world, where the truth is known."""
+    assert cli.main(["demo", "--data", "synthetic", "--out", str(tmp_path / "demo")]) == 0
+    shown = capsys.readouterr().out
+    for word in ("plain", "adjusted", "count_control", "natural", "unbiased", "report.html"):
+        assert word in shown
+    tests = json.loads((tmp_path / "demo" / "metrics.json").read_text())["tests"]
+    assert tests["unbiased"]["adjusted"]["ndcg@20"] > tests["unbiased"]["plain"]["ndcg@20"]
+
+
+def test_another_seed_may_use_the_selection_of_the_first(run: Path, folder: Path, tmp_path: Path) -> None:
+    found = pipeline.train(str(folder), SMALL, tmp_path / "two", preset="softmax-mf", seed=2, selected=run)
+    assert found["selected"] == json.loads((run / "metrics.json").read_text())["selected"]
+    with pytest.raises(ValueError, match="other data or settings"):
+        pipeline.train("synthetic", SMALL, tmp_path / "three", selected=run)
+
+
+def test_doctor_is_content(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor"]) == 0
+    assert "all is well" in capsys.readouterr().out
+
+
+def test_measure_agrees_with_evaluate() -> None:
+    split = data.carve(random_interactions(3, users=80, items=50, density=0.3), seed=0)
+    model = models.mf(80, 50, 6, scale=1.0)
+    tables = models.embed(model, model.init(jax.random.key(0)))
+    problem = select.prepare(tables, ledgers.init(80, 50, 6), split.train, split.valid, k=10, block=7)
+    found = select.measure(problem, lambda tables, ledger: tables)
+    ranking = rank.top_k(tables, None, split.train, k=10)
+    from jaxrec import metrics
+
+    for part, test in split.valid.items():
+        wanted = metrics.evaluate(ranking, test, split.train, ks=(10,)).summary
+        for name in ("recall@10", "ndcg@10"):
+            assert found[part][name] == pytest.approx(wanted[name], rel=1e-5)
+
+
+def test_select_takes_the_best_that_is_allowed() -> None:
+    points = [
+        select.Point({"a": a}, {"natural": {"ndcg@20": 1 - a}, "unbiased": {"ndcg@20": a}}) for a in (0.0, 0.04, 0.5)
+    ]
+    assert select.select(points).strengths == {"a": 0.5}
+    assert select.select(points, max_loss=0.1).strengths == {"a": 0.04}
+    with pytest.raises(ValueError, match="no 'mrr' was measured"):
+        select.select(points, metric="mrr")
+
+
+def test_claims_are_spearman_of_readings_with_popularity() -> None:
+    counts = np.array([1, 2, 3, 4, 0])
+    ledger = ledgers.init(3, 5, 2)
+    pull = ledger.items.pull._replace(size=jnp.array([1.0, 3.0, 2.0, 9.0, 0.0]), events=jnp.array([1.0, 2.0, 3.0, 4.0, 0.0]))  # noqa: E501
+    ledger = ledger._replace(items=ledger.items._replace(pull=pull))
+    found = analysis.claims(models.embed(m := models.mf(3, 5, 2), m.init(jax.random.key(0))), ledger, counts)
+    assert found["magnitude"]["spearman"] == pytest.approx(0.8)
+
+
+def test_the_ledgers_identity_holds_to_one_in_ten_thousand() -> None:
+    assert testing.ledger_identity_error(steps=300) < 1e-4
+
+
+def test_importing_jaxrec_is_quick_because_modules_load_when_used() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, jax, jaxrec; print(sorted(m for m in sys.modules if m in ('matplotlib', 'orbax', 'tyro', 'scipy.stats')))"  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,247 @@
+"""Steps, epochs, checkpoints, transforms: the contracts, and runs that are interrupted."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import random_interactions
+
+from jaxrec import checkpoint, metrics, models, objectives, optim, rank, samplers, testing
+from jaxrec.step import ScoreGradients, make_step
+from jaxrec.train import DivergenceError, fit, make_epoch
+from jaxrec.transforms import training
+
+TRAIN = random_interactions(users=40, items=30)
+
+
+def parts(**options):
+    model = models.normalize(models.mf(40, 30, 6), temperature=0.5)
+    sampler = samplers.sampler(TRAIN, batch_size=32, num_negatives=3)
+    return sampler, make_step(model, objectives.bpr(), options.pop("optimizer", optim.row_adagrad(0.1)), **options)
+
+
+def same(a: object, b: object) -> bool:
+    plain = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    leaves = [[np.asarray(plain(x)) for x in jax.tree.leaves(tree)] for tree in (a, b)]
+    return all(np.array_equal(x, y) for x, y in zip(*leaves, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", [optim.row_sgd(0.1), optim.row_adagrad(0.1), optim.row_adam(0.1), optim.frozen()])
+@pytest.mark.parametrize("transform", [None, training.equalize(30)])
+def test_state_is_a_fixed_point_and_traces_once(optimizer: object, transform: object) -> None:
+    sampler, step = parts(optimizer=optimizer, transform=transform)
+    state = step.init(jax.random.key(0))
+    batches = [sampler.draw(sampler.data, jax.random.key(0), jnp.int32(i)) for i in range(3)]
+    testing.check_fixed_point(step, state, batches[0])
+    testing.check_one_trace(step, state, batches)
+
+
+def test_the_identity_transform_changes_no_bit() -> None:
+    states = []
+    for transform in (None, optax.identity(), optax.chain(optax.identity(), training.weight_rows(jnp.ones(30)))):
+        sampler, step = parts(transform=transform)
+        states.append(make_epoch(step, sampler)(step.init(jax.random.key(0)))[0])
+    assert same(states[0].params, states[1].params)
+    assert same(states[0].ledger, states[1].ledger)
+    np.testing.assert_allclose(states[0].params["item"], states[2].params["item"], rtol=1e-5, atol=1e-6)
+
+
+def test_same_seed_same_bits_and_the_ledger_observes_without_acting() -> None:
+    runs = []
+    for observation in ({}, {}, {"observation": None}):
+        sampler, step = parts(**observation)
+        runs.append(fit(step, sampler, epochs=3, key=jax.random.key(1)).state)
+    assert same(runs[0], runs[1])
+    assert same(runs[0].params, runs[2].params)
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "temperature"),
+    [
+        (objectives.bpr(), {"num_negatives": 4, "reject": True}, 0.5),
+        (objectives.bce(), {"num_negatives": 4}, 0.5),
+        (objectives.softmax(logq=True), {"num_negatives": 40, "shared": True, "reject": True}, 0.5),
+        (objectives.softmax(logq=True), {"in_batch": True, "reject": True}, 0.5),
+    ],
+)
+def test_known_answer_data_is_learned(objective: objectives.Objective, options: dict, temperature: float) -> None:
+    train, test = testing.two_groups()
+    model = models.normalize(models.mf(60, 40, 4), items=True, temperature=temperature)
+    sampler = samplers.sampler(train, batch_size=64, **options)
+    step = make_step(model, objective, optim.row_adagrad(0.1))
+    tables = models.embed(model, fit(step, sampler, epochs=30, key=jax.random.key(0)).state.params)
+    found = metrics.evaluate(rank.top_k(tables, None, train, k=12), test, train, ks=(12,))
+    assert found.summary["recall@12"] >= 0.9
+
+
+def test_early_stopping_keeps_the_best_state() -> None:
+    sampler, step = parts()
+    values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
+    found = fit(
+        step, sampler, epochs=6, key=jax.random.key(0), evaluate=lambda s: {"m": next(values)}, monitor="m", patience=2
+    )
+    assert (found.best_epoch, found.stopped, len(found.history)) == (2, "patience", 4)
+    assert same(found.best, fit(step, sampler, epochs=2, key=jax.random.key(0)).state)
+
+
+def test_divergence_is_named_and_the_last_good_state_kept() -> None:
+    sampler, step = parts(optimizer=optim.row_sgd(1.0))
+    state = fit(step, sampler, epochs=1, key=jax.random.key(0)).state
+    bad = state._replace(params=jax.tree.map(lambda x: x.at[0].set(jnp.nan), state.params))
+    with pytest.raises(DivergenceError, match="the loss became nan at step") as error:
+        fit(step, sampler, epochs=3, state=bad)
+    assert int(error.value.state.epoch) == 1
+
+
+def test_fit_refuses_half_of_a_request() -> None:
+    sampler, step = parts()
+    with pytest.raises(ValueError, match="either a key"):
+        fit(step, sampler, epochs=1)
+    with pytest.raises(ValueError, match="go together"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="m")
+    with pytest.raises(ValueError, match="not among the metrics"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="m", evaluate=lambda s: {"n": 1.0})
+    with pytest.raises(ValueError, match="row-sparse optimiser wants"):
+        make_step(models.mf(4, 4, 2)._replace(tables_are_params=False), objectives.bpr(), optim.row_sgd(0.1))
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import jax
+from test_training import parts
+from jaxrec.train import fit
+sampler, step = parts()
+found = fit(step, sampler, epochs=12, key=jax.random.key(3), checkpoint={folder!r}, resume=True,
+            on_epoch=lambda row, state: (print(row["epoch"], flush=True), time.sleep(0.15)))
+print(found.stopped)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(how: signal.Signals, tmp_path: Path) -> None:
+    sampler, step = parts()
+    whole = fit(step, sampler, epochs=12, key=jax.random.key(3)).state
+    script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "run"))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "4":
+                time.sleep(0.05)
+                process.send_signal(how)
+                break
+        rest = process.stdout.read()
+    if how == signal.SIGTERM:
+        assert "signal" in rest
+        assert process.returncode == 0
+    assert 3 <= checkpoint.steps(tmp_path / "run")[-1] < 12
+    resumed = fit(step, sampler, epochs=12, key=jax.random.key(3), checkpoint=tmp_path / "run", resume=True)
+    assert same(resumed.state, whole)
+    assert [row["epoch"] for row in resumed.history] == list(range(1, 13))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_another_runs_refused(tmp_path: Path) -> None:
+    state = {"a": jnp.arange(3), "key": jax.random.key(3), "none": None}
+    for n in (1, 2, 3):
+        checkpoint.save(tmp_path, n, state | {"a": jnp.arange(3) + n}, meta={"n": n})
+    assert checkpoint.steps(tmp_path) == [2, 3]
+    found = checkpoint.restore(tmp_path, state)
+    assert (found.step, found.meta, found.state["a"].tolist()) == (3, {"n": 3}, [3, 4, 5])
+    assert same(found.state["key"], state["key"])
+    largest = max((p for p in (tmp_path / "step_00000003").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    with pytest.warns(checkpoint.CheckpointWarning, match="is damaged"):
+        assert checkpoint.restore(tmp_path, state).step == 2
+    for other, message in ((state | {"b": jnp.ones(1)}, "names differ"), (state | {"a": jnp.ones(3)}, "wanted float32")):  # noqa: E501
+        with pytest.warns(checkpoint.CheckpointWarning), pytest.raises(checkpoint.CheckpointError, match=message):
+            checkpoint.restore(tmp_path, other)
+    with pytest.raises(checkpoint.CheckpointError, match="no usable checkpoint"):
+        checkpoint.restore(tmp_path / "none", state)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    sampler, step = parts()
+    fit(step, sampler, epochs=1, key=jax.random.key(0), checkpoint=tmp_path, meta={"seed": 0})
+    with pytest.raises(checkpoint.CheckpointError, match="holds another run"):
+        fit(step, sampler, epochs=2, key=jax.random.key(0), checkpoint=tmp_path, resume=True, meta={"seed": 1})
+
+
+# Train-time transforms
+
+
+def gradients(dtype: str = "float32") -> ScoreGradients:
+    return ScoreGradients(-jnp.array([0.5, 0.25, 0.125], dtype), jnp.array([[0.5, 0.25], [0.125, 0.5], [1.0, 2.0]], dtype))  # noqa: E501
+
+
+IDS = {
+    "users": jnp.array([0, 1, 2]),
+    "positives": jnp.array([0, 1, 1]),
+    "negatives": jnp.array([[2, 3], [3, 0], [2, 2]]),
+}
+TRANSFORMS = {
+    "weight_rows": lambda: training.weight_rows(jnp.array([1.0, 2.0, 3.0, 4.0])),
+    "propensity": lambda: training.propensity_weights(np.array([1.0, 0.5, 0.25, 0.1]), clip=3.0),
+    "count": lambda: training.count_weights(np.array([8, 4, 2, 1])),
+    "equalize": lambda: training.equalize(4),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_pass_the_contract_that_optax_ships_for_its_own(name: str) -> None:
+    """optax's `TransformTest.test_scalers`, run on our transforms with the ids bound as its extra arguments are."""
+    from optax._src.transform_test import TransformTest
+
+    def bound() -> optax.GradientTransformationExtraArgs:
+        inner = TRANSFORMS[name]()
+        return optax.GradientTransformationExtraArgs(inner.init, lambda u, s, p=None, **_: inner.update(u, s, p, **IDS))
+
+    case = TransformTest()
+    case.init_params = case.per_step_updates = gradients()
+    TransformTest.test_scalers_adam.__wrapped__(case, bound)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_keep_shapes_and_dtypes_and_chain(name: str, dtype: str) -> None:
+    transform = optax.chain(optax.identity(), TRANSFORMS[name](), optax.scale(2.0))
+    state = transform.init(gradients(dtype))
+    found, after = jax.jit(transform.update)(gradients(dtype), state, None, **IDS)
+    for a, b in zip(jax.tree.leaves((found, after)), jax.tree.leaves((gradients(dtype), state)), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_transforms_are_their_formulas() -> None:
+    g = gradients()
+    found, _ = TRANSFORMS["weight_rows"]().update(g, (), None, **IDS)
+    np.testing.assert_allclose(found.positive, g.positive * np.array([1, 2, 2], np.float32))
+    np.testing.assert_allclose(found.negative, g.negative * np.array([1, 2, 2], np.float32)[:, None])
+    found, _ = TRANSFORMS["propensity"]().update(g, (), None, **IDS)
+    np.testing.assert_allclose(found.positive, g.positive * np.array([1, 2, 2], np.float32))
+    counts = np.array([8, 4, 2, 1])
+    weights = (8 / counts) / ((8 / counts) @ counts / counts.sum())
+    found, _ = TRANSFORMS["count"]().update(g, (), None, **IDS)
+    np.testing.assert_allclose(found.positive, g.positive * weights.astype(np.float32)[np.asarray(IDS["positives"])], rtol=1e-5)  # noqa: E501
+    transform = TRANSFORMS["equalize"]()
+    _, state = transform.update(g, transform.init(g), None, **IDS)
+    np.testing.assert_allclose(state.pull, [0.5, 0.375, 0, 0])
+    np.testing.assert_allclose(state.push, [0.5, 0, 3.5, 0.375])
+    found, _ = transform.update(g, state, None, **IDS)
+    ratio = (np.asarray(state.pull) + 1e-12) / (np.asarray(state.push) + 1e-12)
+    gate = 1 / (1 + np.exp(-12 * (np.minimum(ratio, 10) - 0.8)))
+    np.testing.assert_allclose(found.positive, g.positive * (1 + 4 * (1 - gate)).astype(np.float32)[np.asarray(IDS["positives"])], rtol=1e-4)  # noqa: E501
+    np.testing.assert_allclose(found.negative, g.negative * gate.astype(np.float32)[np.asarray(IDS["negatives"])], rtol=1e-4, atol=1e-7)  # noqa: E501
+
+
+def test_propensities_must_be_probabilities() -> None:
+    with pytest.raises(ValueError, match=r"must be in \(0, 1\]"):
+        training.propensity_weights(np.array([0.0, 1.0]))
