@@ -81,7 +81,7 @@ def test_the_tables_of_a_run_give_its_metrics(run: Path, folder: Path) -> None:
 
 def test_the_report_is_one_file_without_network(run: Path) -> None:
     page = (run / "report.html").read_text()
-    assert page.count("<svg") >= 5
+    assert page.count("<svg") == 4
     for outside in ('src="http', 'href="http', "@import", "<script src", "url(http"):
         assert outside not in page
     for words in ("claim (i)", "claim (ii)", "count control", "The trade-off", "before", "after"):
@@ -94,7 +94,7 @@ def test_evaluate_recommend_and_report(run: Path, tmp_path: Path, capsys: pytest
     (tmp_path / "users.txt").write_text("3\n7\n")
     target = tmp_path / "recs.csv"
     assert cli.main(["recommend", str(run), "--users", str(tmp_path / "users.txt"), "-k", "4", "--out", str(target)]) == 0  # noqa: E501
-    rows = list(csv.DictReader(target.open()))
+    rows = list(csv.DictReader(target.read_text().splitlines()))
     assert [r["user_id"] for r in rows] == ["3"] * 4 + ["7"] * 4
     assert cli.main(["report", str(run), str(run)]) == 0
 
