@@ -32,7 +32,7 @@ def spread(values: list[float], digits: int = 4) -> str:
     return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.{digits}f}"
 
 
-def pooled_p(values: list[float]) -> str:
+def p_range(values: list[float]) -> str:
     """The range of p over seeds; seeds share users, so they are not combined."""
     low, high = min(values), max(values)
     return f"{low:.2g}" if low == high else f"{low:.2g} to {high:.2g}"
@@ -59,13 +59,14 @@ def comparisons_table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list
             for pair in pairs:
                 found = [r["comparisons"][test][pair]["ndcg@20"] for r in group]
                 difference = spread([c["difference"] for c in found], 5)
-                lines.append(f"| {data}, {preset} | {test} | {pair} | {difference} | {pooled_p([c['p'] for c in found])} |")  # noqa: E501
+                p = p_range([c["p"] for c in found])
+                lines.append(f"| {data}, {preset} | {test} | {pair} | {difference} | {p} |")
     return lines
 
 
 def tradeoff_table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
     lines = [
-        "| data, preset | natural loss allowed on validation | test | adjusted | count control | difference | paired p |",  # noqa: E501
+        "| data, preset | natural loss allowed | test | adjusted | count control | difference | paired p |",
         "|---|---|---|---|---|---|---|",
     ]
     for (data, preset), group in runs.items():
@@ -79,7 +80,7 @@ def tradeoff_table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[st
                 found = [x["adjusted - count_control"][test] for x in rows]
                 lines.append(
                     f"| {data}, {preset} | {100 * row['max_loss']:.0f} % | {test} | {arms[0]} | {arms[1]} | "
-                    f"{spread([c['difference'] for c in found], 5)} | {pooled_p([c['p'] for c in found])} |"
+                    f"{spread([c['difference'] for c in found], 5)} | {p_range([c['p'] for c in found])} |"
                 )
     return lines
 
@@ -102,7 +103,8 @@ def main(study: tyro.conf.Positional[str] = "main") -> None:
     runs = load(study)
     parts = [
         f"# Study: {study}",
-        f"Made by `python -m experiments.run {study}` and `python -m experiments.tables {study}`. Mean ± sd over seeds.",  # noqa: E501
+        f"Made by `python -m experiments.run {study}` and `python -m experiments.tables {study}`.",
+        "Mean ± sd over seeds.",
         "## Tests",
         "\n".join(tests_table(runs)),
         "## Differences in NDCG@20, paired over users",

@@ -75,7 +75,8 @@ class AliasTable(NamedTuple):
 def alias_table(weights: np.ndarray) -> AliasTable:
     """Prepares draws with probability proportional to weights [I], which are finite, >= 0 and not all 0."""
     weights = np.asarray(weights, np.float64)
-    if weights.ndim != 1 or not weights.size or not np.all(np.isfinite(weights)) or weights.min() < 0 or weights.sum() == 0:  # noqa: E501
+    valid = weights.ndim == 1 and np.all(np.isfinite(weights)) and np.all(weights >= 0) and weights.sum() > 0
+    if not valid:
         raise ValueError("weights must be one axis of finite numbers >= 0, not all of them 0")
     q = weights / weights.sum()
     accept, other = q * len(q), np.arange(len(q))

@@ -128,13 +128,18 @@ def check_parts(whole: Interactions, *parts: Interactions) -> None:
     assert sorted(keys.tolist()) == sorted(whole.keys.tolist())
 
 
+def check_hold_out(whole: Interactions, found: splits_module.HoldOut) -> None:
+    """A partition that leaves no user and no item without training interactions."""
+    check_parts(whole, found.train, found.held)
+    assert found.train.user_counts.min() >= 1
+    assert found.train.item_counts.min() >= 1
+
+
 @given(st.integers(0, 300), st.floats(0.05, 0.9))
 def test_random_hold_out_is_a_partition_that_empties_nobody(seed: int, fraction: float) -> None:
     data = random_interactions(seed)
     found = hold_out_random(data, fraction, seed=seed)
-    check_parts(data, found.train, found.held)
-    assert found.train.user_counts.min() >= 1
-    assert found.train.item_counts.min() >= 1
+    check_hold_out(data, found)
     again = hold_out_random(data, fraction, seed=seed)
     np.testing.assert_array_equal(again.held.keys, found.held.keys)
     assert len(found.held) <= np.ceil(fraction * len(data))
@@ -144,9 +149,7 @@ def test_random_hold_out_is_a_partition_that_empties_nobody(seed: int, fraction:
 def test_uniform_hold_out_is_uniform_over_items_and_empties_nobody(seed: int, per_item: int) -> None:
     data = random_interactions(seed)
     found = hold_out_uniform(data, per_item, seed=seed)
-    check_parts(data, found.train, found.held)
-    assert found.train.user_counts.min() >= 1
-    assert found.train.item_counts.min() >= 1
+    check_hold_out(data, found)
     assert found.held.item_counts.max() <= per_item
     short = (per_item - found.held.item_counts).sum()
     assert ("fell short" in " ".join(found.notes)) == bool(short)

@@ -93,7 +93,8 @@ def test_evaluate_recommend_and_report(run: Path, tmp_path: Path, capsys: pytest
     assert "recall@5" in capsys.readouterr().out
     (tmp_path / "users.txt").write_text("3\n7\n")
     target = tmp_path / "recs.csv"
-    assert cli.main(["recommend", str(run), "--users", str(tmp_path / "users.txt"), "-k", "4", "--out", str(target)]) == 0  # noqa: E501
+    few = ["--users", str(tmp_path / "users.txt"), "-k", "4"]
+    assert cli.main(["recommend", str(run), *few, "--out", str(target)]) == 0
     rows = list(csv.DictReader(target.read_text().splitlines()))
     assert [r["user_id"] for r in rows] == ["3"] * 4 + ["7"] * 4
     assert cli.main(["report", str(run), str(run)]) == 0
@@ -177,7 +178,8 @@ def test_select_takes_the_best_that_is_allowed() -> None:
 def test_claims_are_spearman_of_readings_with_popularity() -> None:
     counts = np.array([1, 2, 3, 4, 0])
     ledger = ledgers.init(3, 5, 2)
-    pull = ledger.items.pull._replace(size=jnp.array([1.0, 3.0, 2.0, 9.0, 0.0]), events=jnp.array([1.0, 2.0, 3.0, 4.0, 0.0]))  # noqa: E501
+    size, events = jnp.array([1.0, 3.0, 2.0, 9.0, 0.0]), jnp.array([1.0, 2.0, 3.0, 4.0, 0.0])
+    pull = ledger.items.pull._replace(size=size, events=events)
     ledger = ledger._replace(items=ledger.items._replace(pull=pull))
     found = analysis.claims(models.embed(m := models.mf(3, 5, 2), m.init(jax.random.key(0))), ledger, counts)
     assert found["magnitude"]["spearman"] == pytest.approx(0.8)
@@ -191,6 +193,7 @@ def test_importing_jaxrec_is_quick_because_modules_load_when_used() -> None:
     import subprocess
     import sys
 
-    code = "import sys, jax, jaxrec; print(sorted(m for m in sys.modules if m in ('matplotlib', 'orbax', 'tyro', 'scipy.stats')))"  # noqa: E501
+    heavy = ("matplotlib", "orbax", "tyro", "scipy.stats", "optax")
+    code = f"import sys, jax, jaxrec; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

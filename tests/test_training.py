@@ -162,7 +162,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_another_runs_refused(tmp_path: 
     largest.write_bytes(largest.read_bytes()[:-1])
     with pytest.warns(checkpoint.CheckpointWarning, match="is damaged"):
         assert checkpoint.restore(tmp_path, state).step == 2
-    for other, message in ((state | {"b": jnp.ones(1)}, "names differ"), (state | {"a": jnp.ones(3)}, "wanted float32")):  # noqa: E501
+    others = (state | {"b": jnp.ones(1)}, "names differ"), (state | {"a": jnp.ones(3)}, "wanted float32")
+    for other, message in others:
         with pytest.warns(checkpoint.CheckpointWarning), pytest.raises(checkpoint.CheckpointError, match=message):
             checkpoint.restore(tmp_path, other)
     with pytest.raises(checkpoint.CheckpointError, match="no usable checkpoint"):
@@ -180,7 +181,8 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 
 def gradients(dtype: str = "float32") -> ScoreGradients:
-    return ScoreGradients(-jnp.array([0.5, 0.25, 0.125], dtype), jnp.array([[0.5, 0.25], [0.125, 0.5], [1.0, 2.0]], dtype))  # noqa: E501
+    negative = jnp.array([[0.5, 0.25], [0.125, 0.5], [1.0, 2.0]], dtype)
+    return ScoreGradients(-jnp.array([0.5, 0.25, 0.125], dtype), negative)
 
 
 IDS = {
@@ -221,25 +223,26 @@ def test_transforms_keep_shapes_and_dtypes_and_chain(name: str, dtype: str) -> N
 
 
 def test_transforms_are_their_formulas() -> None:
-    g = gradients()
-    found, _ = TRANSFORMS["weight_rows"]().update(g, (), None, **IDS)
-    np.testing.assert_allclose(found.positive, g.positive * np.array([1, 2, 2], np.float32))
-    np.testing.assert_allclose(found.negative, g.negative * np.array([1, 2, 2], np.float32)[:, None])
-    found, _ = TRANSFORMS["propensity"]().update(g, (), None, **IDS)
-    np.testing.assert_allclose(found.positive, g.positive * np.array([1, 2, 2], np.float32))
+    g = jax.tree.map(np.asarray, gradients())
+    positives, negatives = np.asarray(IDS["positives"]), np.asarray(IDS["negatives"])
+    found, _ = TRANSFORMS["weight_rows"]().update(gradients(), (), None, **IDS)
+    np.testing.assert_allclose(found.positive, g.positive * [1, 2, 2])
+    np.testing.assert_allclose(found.negative, g.negative * np.array([[1], [2], [2]]))
+    found, _ = TRANSFORMS["propensity"]().update(gradients(), (), None, **IDS)
+    np.testing.assert_allclose(found.positive, g.positive * [1, 2, 2])
     counts = np.array([8, 4, 2, 1])
     weights = (8 / counts) / ((8 / counts) @ counts / counts.sum())
-    found, _ = TRANSFORMS["count"]().update(g, (), None, **IDS)
-    np.testing.assert_allclose(found.positive, g.positive * weights.astype(np.float32)[np.asarray(IDS["positives"])], rtol=1e-5)  # noqa: E501
+    found, _ = TRANSFORMS["count"]().update(gradients(), (), None, **IDS)
+    np.testing.assert_allclose(found.positive, g.positive * weights[positives], rtol=1e-5)
     transform = TRANSFORMS["equalize"]()
-    _, state = transform.update(g, transform.init(g), None, **IDS)
+    _, state = transform.update(gradients(), transform.init(gradients()), None, **IDS)
     np.testing.assert_allclose(state.pull, [0.5, 0.375, 0, 0])
     np.testing.assert_allclose(state.push, [0.5, 0, 3.5, 0.375])
-    found, _ = transform.update(g, state, None, **IDS)
+    found, _ = transform.update(gradients(), state, None, **IDS)
     ratio = (np.asarray(state.pull) + 1e-12) / (np.asarray(state.push) + 1e-12)
     gate = 1 / (1 + np.exp(-12 * (np.minimum(ratio, 10) - 0.8)))
-    np.testing.assert_allclose(found.positive, g.positive * (1 + 4 * (1 - gate)).astype(np.float32)[np.asarray(IDS["positives"])], rtol=1e-4)  # noqa: E501
-    np.testing.assert_allclose(found.negative, g.negative * gate.astype(np.float32)[np.asarray(IDS["negatives"])], rtol=1e-4, atol=1e-7)  # noqa: E501
+    np.testing.assert_allclose(found.positive, g.positive * (1 + 4 * (1 - gate))[positives], rtol=1e-4)
+    np.testing.assert_allclose(found.negative, g.negative * gate[negatives], rtol=1e-4, atol=1e-7)
 
 
 def test_propensities_must_be_probabilities() -> None:

@@ -142,9 +142,12 @@ def _refuse(content: bytes, path: str | PathLike[str]) -> None:
         for token in line.split():
             if not token.isdigit() or len(token) > _MAX_DIGITS:
                 shown = token[:40].decode(errors="replace")
-                what = "a negative number" if token[:1] == b"-" and token[1:].isdigit() else repr(shown)
-                what = f"the huge number {shown}" if token.isdigit() else what
-                what = f"{what} ({shown})" if what.startswith("a neg") else what
+                if token.isdigit():
+                    what = f"the huge number {shown}"
+                elif token[:1] == b"-" and token[1:].isdigit():
+                    what = f"a negative number ({shown})"
+                else:
+                    what = repr(shown)
                 raise DataError(f"{path}:{number}: wanted whole numbers >= 0, got {what}")
 
 

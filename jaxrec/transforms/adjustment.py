@@ -60,7 +60,7 @@ def fold_bias(tables: Tables) -> Tables:
 
 def _standardised(x: Array, where: Array) -> Array:
     """(x − mean)/sd over `where`; 0 elsewhere, and everywhere if all are the same."""
-    n = jnp.maximum(jnp.sum(where), 1)
+    n = jnp.maximum(jnp.sum(where.astype(x.dtype)), 1.0)
     mean = jnp.sum(jnp.where(where, x, 0.0)) / n
     sd = jnp.sqrt(jnp.sum(jnp.where(where, (x - mean) ** 2, 0.0)) / n)
     return jnp.where(where & (sd > 0), (x - mean) / jnp.where(sd > 0, sd, 1.0), 0.0)
