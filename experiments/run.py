@@ -5,7 +5,6 @@ RUN folders (large) go to `--runs`; what tables need goes to `experiments/result
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import tyro
 
 from jaxrec import pipeline
+from jaxrec import runs as runs_
 from jaxrec.presets import PRESETS, Settings
 from jaxrec.report import write_report
 
@@ -94,7 +94,7 @@ def _run_job(study: str, job: Job, runs: Path, seeds: tuple[int, ...] | None) ->
 
 def keep(study: str, name: str, out: Path) -> None:
     """Copies what tables need out of a RUN folder."""
-    found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    found = runs_.read_metrics(out)
     found["tests"] = {
         test: {arm: {m: v for m, v in values.items() if m.split("@")[0] in KEPT} for arm, values in arms.items()}
         for test, arms in found["tests"].items()
@@ -102,7 +102,7 @@ def keep(study: str, name: str, out: Path) -> None:
     found.pop("source")
     folder = RESULTS / study
     folder.mkdir(parents=True, exist_ok=True)
-    pipeline.write_json(folder / f"{name}.json", _rounded(found))
+    runs_.write_json(folder / f"{name}.json", _rounded(found))
 
 
 def _rounded(value: Any) -> Any:

@@ -10,7 +10,8 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     transforms   training (optax), adjustment (test time)
     select       arms, frontier, select                  rank        top_k
     metrics      evaluate, compare                       analysis    claims
-    pipeline     the main job, end to end                checkpoint  save, restore
+    pipeline     the main job, end to end                runs        a RUN folder's files
+    checkpoint   save, restore
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _MODULES = (
     "pipeline",
     "presets",
     "rank",
+    "runs",
     "samplers",
     "select",
     "step",

@@ -55,7 +55,7 @@ def save(folder: Path | str, step: int, state: Any, *, meta: dict[str, Any] | No
         shutil.rmtree(left, ignore_errors=True)
     partial, final = folder / f".partial-{step:08d}", folder / f"{PREFIX}{step:08d}"
     partial.mkdir()
-    named, _ = _named(state)
+    named, _ = named_leaves(state)
     with ocp.StandardCheckpointer() as writer:
         writer.save(partial / ARRAYS, {name: np.asarray(_plain(leaf)) for name, leaf in named.items()})
     manifest = {"meta": meta or {}, "names": sorted(named), "files": _sums(partial)}
@@ -94,7 +94,7 @@ def _read(path: Path, step: int, like: Any) -> Restored:
     import orbax.checkpoint as ocp
 
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    named, structure = _named(like)
+    named, structure = named_leaves(like)
     if manifest["names"] != sorted(named):
         extra = sorted(set(manifest["names"]) ^ set(named))
         raise CheckpointError(f"{path} is of another model or optimiser: {len(extra)} names differ, as {extra[:4]}")
@@ -112,7 +112,8 @@ def _read(path: Path, step: int, like: Any) -> Restored:
     return Restored(step, jax.tree.unflatten(structure, leaves), manifest["meta"])
 
 
-def _named(tree: Any) -> tuple[dict[str, Any], Any]:
+def named_leaves(tree: Any) -> tuple[dict[str, Any], Any]:
+    """A pytree's leaves under names like `items.pull.size`, in order, and its structure."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}, structure
 

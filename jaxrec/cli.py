@@ -83,13 +83,13 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, data: str = "ml-100k") ->
     """The main job on real data in a minute or two: MovieLens-100K, a table, and RUN/report.html.
 
     Args:
-        out: The RUN folder to write; an earlier demo there is replaced.
+        out: The RUN folder to write; only the one of an earlier demo, runs/demo, is replaced.
         seed: Of everything random.
         data: A smaller or larger data set, if you like.
     """
     import shutil
 
-    if (out / "metrics.json").exists():
+    if out == Path("runs/demo") and out.exists():
         shutil.rmtree(out)
     settings = dataclasses.replace(PRESETS["softmax-mf"], epochs=40, budget=64)
     _run(data, settings, out, preset="softmax-mf", seed=seed)
@@ -179,23 +179,23 @@ def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tupl
     """
     import jax.numpy as jnp
 
-    from jaxrec import pipeline, select
+    from jaxrec import pipeline, runs, select
     from jaxrec.data import registry
-    from jaxrec.report import read_run
     from jaxrec.transforms.adjustment import fold_bias
 
-    found = read_run(run)
+    found = runs.read_metrics(run)
     split = registry.load(found["source"]).split
-    plain, selected, _, _ = _tables(run)
-    arms = {"plain": plain, "adjusted": selected}
+    if max(k) > split.train.num_items:
+        raise ValueError(f"k={max(k)} is larger than the catalogue of {split.train.num_items} items")
+    saved = runs.load_tables(run)
+    plain = saved.plain
+    arms = {"plain": plain, "adjusted": saved.adjusted}
     if adjust is not None:
-        ledger = pipeline.load_ledger(run / "ledger.npz")
+        ledger = runs.load_ledger(run)
         arm = select.arms(plain, ledger, split.train, seed=found["seed"])["adjusted"]
         strengths = _strengths(adjust, arm.names)
         arms["adjusted"] = fold_bias(arm.adjust(jnp.asarray(strengths, jnp.float32))(plain, ledger))
     results = {name: pipeline.evaluate(tables, split, ks=k) for name, tables in arms.items()}
-    if max(k) > split.train.num_items:
-        raise ValueError(f"k={max(k)} is larger than the catalogue of {split.train.num_items} items")
     for cut in k:
         _print_tests({t: {a: r[t].summary for a, r in results.items()} for t in split.tests}, cut)
 
@@ -212,22 +212,6 @@ def _strengths(text: str, names: Sequence[str]) -> list[float]:
     if unknown:
         raise ValueError(f"--adjust has no strength {unknown[0]!r}; the names are {', '.join(names)}")
     return [given.get(name, 0.0) for name in names]
-
-
-def _tables(run: Path) -> tuple[Any, Any, Any, Any]:
-    """(plain tables, adjusted tables, user ids, item ids) of a RUN."""
-    import jax.numpy as jnp
-    import numpy as np
-
-    from jaxrec.types import Tables
-
-    path = run / "embeddings.npz"
-    if not path.exists():
-        raise FileNotFoundError(f"{run} holds no embeddings.npz: no finished run is there; `jaxrec train` makes one")
-    with np.load(path, allow_pickle=False) as found:
-        plain = Tables(jnp.asarray(found["user"]), jnp.asarray(found["item"]))
-        adjusted = Tables(jnp.asarray(found["user_adjusted"]), jnp.asarray(found["item_adjusted"]))
-        return plain, adjusted, found["user_ids"], found["item_ids"]
 
 
 def recommend(
@@ -248,13 +232,13 @@ def recommend(
     """
     import numpy as np
 
-    from jaxrec import rank
+    from jaxrec import rank, runs
     from jaxrec.data import registry
     from jaxrec.data.formats import write_columns
-    from jaxrec.report import read_run
 
-    train_part = registry.load(read_run(run)["source"]).split.train
-    plain, adjusted, user_ids, item_ids = _tables(run)
+    train_part = registry.load(runs.read_metrics(run)["source"]).split.train
+    saved = runs.load_tables(run)
+    user_ids, item_ids = saved.user_ids, saved.item_ids
     rows = None
     if users is not None:
         wanted = users.read_text(encoding="utf-8").split()
@@ -263,7 +247,7 @@ def recommend(
             if user not in known:
                 raise ValueError(f"{users}:{number}: user {user!r} is unknown to {run}; it has {len(known)} users")
         rows = np.array([known[u] for u in wanted], np.int32)
-    found = rank.top_k(adjusted if arm == "adjusted" else plain, rows, train_part, k=k)
+    found = rank.top_k(saved.adjusted if arm == "adjusted" else saved.plain, rows, train_part, k=k)
     place = np.flatnonzero(found.items.ravel() >= 0)
     columns = {
         "user_id": user_ids[np.repeat(found.users, k)][place],
@@ -281,7 +265,8 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     Args:
         runs: Finished RUN folders.
     """
-    from jaxrec.report import read_run, write_report
+    from jaxrec.report import write_report
+    from jaxrec.runs import read_metrics
 
     if not runs:
         raise ValueError("report wants at least one RUN folder")
@@ -289,7 +274,7 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     if len(runs) > 1:
         tests: dict[str, dict[str, dict[str, float]]] = {}
         for run in runs:
-            for test, arms in read_run(run)["tests"].items():
+            for test, arms in read_metrics(run)["tests"].items():
                 tests.setdefault(test, {}).update({f"{run.name}: {arm}": values for arm, values in arms.items()})
         _print_tests(tests)
     for page in pages:
@@ -320,7 +305,6 @@ def doctor() -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
-    "train": lambda: None,
     "evaluate": evaluate,
     "recommend": recommend,
     "report": report,
@@ -372,7 +356,7 @@ def _dispatch(args: list[str]) -> int:
     else:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, [*COMMANDS, "data"], 1)
+        near = get_close_matches(name, [*COMMANDS, "data", "train"], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         print(f"jaxrec: no command {name!r}{hint}\n\n{USAGE}", file=sys.stderr)
         return 2

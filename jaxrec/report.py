@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec import runs
+
 ARMS = {"plain": "plain", "adjusted": "adjusted by gradients", "count_control": "count control", "tten": "TTEN"}
 COLORS = {"plain": "#6b7280", "adjusted": "#2563eb", "count_control": "#d97706", "tten": "#059669"}
 SHOWN = ("recall@20", "ndcg@20", "tail_recall@20", "arp@20", "coverage@20", "gini@20")
@@ -29,23 +31,11 @@ figure{margin:.6rem 0;background:#fff;border-radius:6px} figure svg{width:100%;h
 """
 
 
-def read_run(run: Path | str) -> dict[str, Any]:
-    """What a finished RUN folder says of itself. FileNotFoundError where it is not finished."""
-    path = Path(run) / "metrics.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{run} holds no metrics.json: no finished run is there; `jaxrec train` makes one")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
 def write_report(run: Path | str) -> Path:
     """Writes RUN/report.html and returns its path."""
     run = Path(run)
-    found = read_run(run)
-    frontier, readings, lists = (
-        json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("frontier", "readings", "lists")
-    )
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    found, history = runs.read_metrics(run), runs.read_history(run)
+    frontier, readings, lists = (runs.read_json(run / f"{name}.json") for name in ("frontier", "readings", "lists"))
     parts = [
         _head(found),
         "<h2>Accuracy and popularity, natural and unbiased</h2>",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -14,23 +13,13 @@ import numpy as np
 import pytest
 from conftest import random_interactions
 
-from jaxrec import analysis, cli, data, models, pipeline, rank, select, testing
+from jaxrec import analysis, cli, data, models, pipeline, rank, runs, select, testing
 from jaxrec import ledger as ledgers
 from jaxrec.presets import PRESETS
 
 SMALL = dataclasses.replace(
     PRESETS["softmax-mf"], width=8, epochs=4, evaluate_every=2, budget=10, negatives=16, batch_size=256
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def usual_promotion() -> Iterator[None]:
-    """These tests run as users do, under jax's own settings; the parts are tested strictly elsewhere."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    jax.config.update("jax_numpy_rank_promotion", "allow")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +62,8 @@ def test_a_run_holds_what_others_rely_on(run: Path) -> None:
 def test_the_tables_of_a_run_give_its_metrics(run: Path, folder: Path) -> None:
     found = json.loads((run / "metrics.json").read_text())
     split = data.load(str(folder)).split
-    plain, adjusted, _, _ = cli._tables(run)
-    for arm, tables in (("plain", plain), ("adjusted", adjusted)):
+    saved = runs.load_tables(run)
+    for arm, tables in (("plain", saved.plain), ("adjusted", saved.adjusted)):
         again = pipeline.evaluate(tables, split)["test"].summary
         assert again["recall@20"] == pytest.approx(found["tests"]["test"][arm]["recall@20"], abs=1e-9)
 

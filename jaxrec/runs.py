@@ -1,0 +1,162 @@
+"""A RUN folder: what each file holds, written and read in one place. No pickle is written or loaded.
+
+    metrics.json      tests -> test -> arm -> metric, what was selected, comparisons, the trade-off, the claims
+    history.jsonl     one line an epoch, of both fits
+    frontier.json     every point that was tried on validation, by arm
+    embeddings.npz    user [U, D], item [I, D], user_ids, item_ids; user_adjusted, item_adjusted
+    ledger.npz        the gradient ledger of the refit
+    per_user.npz      recall and ndcg of each test user, by test and arm, for paired tests
+    readings.json     the two claims' readings by popularity
+    lists.json        a few users' lists before and after
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import analysis, rank
+from jaxrec import ledger as ledgers
+from jaxrec.checkpoint import named_leaves
+from jaxrec.data.interactions import Interactions
+from jaxrec.data.registry import Dataset
+from jaxrec.ledger import GradientLedger
+from jaxrec.metrics import Evaluation
+from jaxrec.metrics.popularity import popularity_groups, profile_popularity
+from jaxrec.transforms.adjustment import fold_bias
+from jaxrec.types import Tables
+
+
+class Saved(NamedTuple):
+    """The tables of a RUN, whose inner products are the scores, and the ids of their rows."""
+
+    plain: Tables
+    adjusted: Tables
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+
+
+def read_metrics(run: Path | str) -> dict[str, Any]:
+    """`metrics.json` of a finished RUN. FileNotFoundError where there is none."""
+    path = Path(run) / "metrics.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{run} holds no metrics.json: no finished run is there; `jaxrec train` makes one")
+    found: dict[str, Any] = read_json(path)
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """The rows of `history.jsonl`."""
+    return [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def write_history(run: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes `history.jsonl`."""
+    (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def save_tables(run: Path, train: Interactions, plain: Tables, adjusted: Tables) -> None:
+    """Writes `embeddings.npz`, biases folded in."""
+    plain, adjusted = fold_bias(plain), fold_bias(adjusted)
+    np.savez(
+        run / "embeddings.npz",
+        user=np.asarray(plain.user),
+        item=np.asarray(plain.item),
+        user_adjusted=np.asarray(adjusted.user),
+        item_adjusted=np.asarray(adjusted.item),
+        user_ids=train.user_ids,
+        item_ids=train.item_ids,
+    )
+
+
+def load_tables(run: Path) -> Saved:
+    """What `save_tables` wrote. FileNotFoundError where the run is not finished."""
+    path = run / "embeddings.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"{run} holds no embeddings.npz: no finished run is there; `jaxrec train` makes one")
+    with np.load(path, allow_pickle=False) as found:
+        plain = Tables(jnp.asarray(found["user"]), jnp.asarray(found["item"]))
+        adjusted = Tables(jnp.asarray(found["user_adjusted"]), jnp.asarray(found["item_adjusted"]))
+        return Saved(plain, adjusted, found["user_ids"], found["item_ids"])
+
+
+def save_ledger(run: Path, ledger: GradientLedger) -> None:
+    """Writes `ledger.npz`, arrays under names like `items.pull.size`."""
+    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(ledger)[0].items()}
+    np.savez(run / "ledger.npz", **arrays)  # type: ignore[arg-type]
+
+
+def load_ledger(run: Path) -> GradientLedger:
+    """What `save_ledger` wrote, of a ledger that keeps vectors row by row."""
+    with np.load(run / "ledger.npz", allow_pickle=False) as found:
+        num_items, width = found["items.pull.vector"].shape
+        named, structure = named_leaves(ledgers.init(len(found["users.pull.vector"]), num_items, width))
+        return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in named])
+
+
+def save_per_user(run: Path, results: Mapping[str, Mapping[str, Evaluation]]) -> None:
+    """Writes `per_user.npz` from arm -> test -> Evaluation."""
+    rows = {
+        f"{test}/{arm}/{name}": values.astype(np.float32)
+        for arm, found in results.items()
+        for test, e in found.items()
+        for name, values in e.per_user.items()
+        if name.startswith(("recall@", "ndcg@"))
+    }
+    users = {f"{test}/users": e.users for test, e in results["plain"].items()}
+    np.savez_compressed(run / "per_user.npz", **rows, **users)  # type: ignore[arg-type]
+
+
+def write_readings(run: Path, tables: Tables, ledger: GradientLedger, counts: np.ndarray) -> None:
+    """Writes `readings.json`: quantiles of what the claims are about in groups of popularity."""
+    readings = analysis.item_readings(tables, ledger)
+    write_json(run / "readings.json", {n: analysis.by_popularity(v, counts, groups=20) for n, v in readings.items()})
+
+
+def write_lists(run: Path, dataset: Dataset, plain: Tables, adjusted: Tables, *, users: int = 4, k: int = 10) -> None:
+    """Writes `lists.json`: the lists of a few users, from niche to mainstream by the popularity of their profile."""
+    train = dataset.split.train
+    active = np.flatnonzero(train.user_counts >= min(5, train.user_counts.max()))
+    active = active[np.argsort(profile_popularity(train)[active], kind="stable")]
+    chosen = active[np.linspace(0, len(active) - 1, min(users, len(active))).astype(int)]
+    names = train.item_ids.astype(str) if dataset.item_names is None else dataset.item_names
+    k = min(k, train.num_items)
+    lists = {name: rank.top_k(t, chosen, train, k=k).items for name, t in (("plain", plain), ("adjusted", adjusted))}
+    groups = popularity_groups(train.item_counts)
+    group = np.select([groups["head"], groups["mid"]], ["head", "mid"], "tail")
+
+    def rows(items: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {"item": str(names[i]), "popularity": int(train.item_counts[i]), "group": str(group[i])}
+            for i in items[items >= 0]
+        ]
+
+    indptr, owned = train.csr()
+    found = [
+        {
+            "user": str(train.user_ids[u]),
+            "profile": rows(owned[indptr[u] : indptr[u + 1]][:10]),
+            **{arm: rows(items[n]) for arm, items in lists.items()},
+        }
+        for n, u in enumerate(chosen)
+    ]
+    changed = analysis.change_in_lists(lists["plain"], lists["adjusted"])
+    write_json(run / "lists.json", {"users": found, "changed": [float(c) for c in changed]})
