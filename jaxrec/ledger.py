@@ -177,7 +177,8 @@ def direction(side: Side, weighting: Weighting = "uniform", *, where: Array | No
         if weighting not in weights:
             raise ValueError(f"weighting must be one of {sorted(weights)}, got {weighting!r}")
         weight = weights[weighting](side.pull.size)
-        total = (weight if where is None else weight * where) @ side.pull.vector
+        kept = weight if where is None else jnp.where(where, weight, 0.0)
+        total = kept @ side.pull.vector
     return total / jnp.maximum(jnp.linalg.norm(total), EPS)
 
 

@@ -14,7 +14,7 @@ from jaxrec.types import Array
 def unit(x: Array) -> Array:
     """x / ‖x‖ along the last axis; a zero row stays zero, and so does its gradient.
 
-    >>> float(unit(jnp.array([3.0, 4.0]))[0].round(3))
+    >>> round(float(unit(jnp.array([3.0, 4.0]))[0]), 4)
     0.6
     """
     square = jnp.sum(x * x, axis=-1, keepdims=True)

@@ -31,7 +31,8 @@ def chain(*adjustments: Adjustment) -> Adjustment:
 
     >>> from jaxrec import ledger
     >>> tables = Tables(jnp.ones((2, 3)), 2 * jnp.ones((4, 3)))
-    >>> float(chain(unit_rows("item"), unit_rows("user"))(tables, ledger.init(2, 4, 3)).item[0, 0].round(4))
+    >>> found = chain(unit_rows("item"), unit_rows("user"))(tables, ledger.init(2, 4, 3))
+    >>> round(float(found.item[0, 0]), 4)
     0.5774
     """
 
