@@ -43,12 +43,12 @@ def write_report(run: Path | str) -> Path:
         _comparisons(found),
         "<h2>What the gradients say about popularity</h2>",
         _claims(found),
-        _figure(lambda axes: _draw_claims(axes, readings), 2),
+        _figure(lambda axes: draw_claims(axes, readings), 2),
         _figure(lambda axes: _draw_epochs(axes, history), 2),
         "<h2>The trade-off</h2>",
         "<p>Each point is one setting of the strengths, measured on validation data; lines join the settings that no "
         "other one of the same arm beats on both sides.</p>",
-        _figure(lambda axes: _draw_frontier(axes[0], frontier), 1),
+        _figure(lambda axes: draw_frontier(axes[0], frontier), 1),
         _tradeoff(found),
         "<h2>Who is found: head, middle, tail</h2>",
         _figure(lambda axes: _draw_groups(axes, found), len(found["tests"])),
@@ -150,7 +150,8 @@ def _figure(draw: Any, panels: int) -> str:
     return f"<figure>{text[text.index('<svg') :]}</figure>"
 
 
-def _draw_claims(axes: Any, readings: dict[str, list[dict[str, float]]]) -> None:
+def draw_claims(axes: Any, readings: dict[str, list[dict[str, float]]]) -> None:
+    """Alignment and magnitude against popularity on two axes: medians, with the middle half shaded."""
     for ax, name, label in (
         (axes[0], "alignment", "cos(item, positive direction)"),
         (axes[1], "magnitude", "Σ ‖positive gradients‖"),
@@ -183,7 +184,8 @@ def _draw_epochs(axes: Any, history: list[dict[str, Any]]) -> None:
             ax.legend(frameon=False)
 
 
-def _draw_frontier(ax: Any, frontier: dict[str, list[dict[str, Any]]]) -> None:
+def draw_frontier(ax: Any, frontier: dict[str, list[dict[str, Any]]]) -> None:
+    """Natural against unbiased NDCG on validation, every point tried, and the best of each arm joined."""
     for arm, points in frontier.items():
         name = next(n for n in points[0]["metrics"]["natural"] if n.startswith("ndcg"))
         xy = np.array([[p["metrics"][part][name] for part in ("natural", "unbiased")] for p in points])

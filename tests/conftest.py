@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Says which tests were left out because the real data sets are not here."""
     absent = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are absent: set JAXREC_DATA")
     for item in items:
-        if "data" in item.keywords:
+        if item.get_closest_marker("data"):
             item.add_marker(absent)
 
 
