@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +59,11 @@ def rank_block(tables: Tables, users: Array, excluded: Array, k: int) -> tuple[A
 
     Equal scores go to the smaller item id. Where fewer than k items are left: item -1, score -inf.
     """
-    found = masked_scores(tables, users, excluded)
+    return best_of(masked_scores(tables, users, excluded), k)
+
+
+def best_of(found: Array, k: int) -> tuple[Array, Array]:
+    """The k best of masked scores [b, I] -> items, scores [b, k], as `rank_block` gives them."""
     best, items = _exact_top_k(found, k)
     return jnp.where(best > -jnp.inf, items, -1).astype(jnp.int32), best
 
@@ -74,7 +79,7 @@ def _exact_top_k(found: Array, k: int) -> tuple[Array, Array]:
     if size <= 2 * k * GROUP:
         return jax.lax.top_k(found, k)
     whole = size // GROUP * GROUP
-    maxima = jnp.max(found[:, :whole].reshape(found.shape[0], -1, GROUP), axis=-1)
+    maxima = _group_maxima(found[:, :whole])
     if whole < size:
         maxima = jnp.concatenate([maxima, jnp.max(found[:, whole:], axis=-1, keepdims=True)], axis=-1)
     groups = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=-1)  # ascending ids, as top_k keeps the first of equals
@@ -84,6 +89,16 @@ def _exact_top_k(found: Array, k: int) -> tuple[Array, Array]:
     near = jnp.take_along_axis(found, jnp.minimum(ids, size - 1), axis=1)
     best, where = jax.lax.top_k(jnp.where(ids < size, near, -jnp.inf), k)
     return best, jnp.take_along_axis(ids, where, axis=1)
+
+
+def _group_maxima(found: Array) -> Array:
+    """The largest of each GROUP neighbours: [b, G * GROUP] -> [b, G].
+
+    A chain of selections vectorises on CPUs where a maximum, which must pass NaN on, does not; scores are finite.
+    """
+    parts = found.reshape(found.shape[0], -1, GROUP // 8, 8)
+    best = functools.reduce(lambda a, b: jnp.where(a > b, a, b), [parts[:, :, n] for n in range(GROUP // 8)])
+    return jnp.max(jax.lax.optimization_barrier(best), axis=-1)
 
 
 def scan_blocks(rank_one: Callable[..., Any], block: int, *rows: Any) -> Any:
@@ -133,13 +148,13 @@ def top_k(
         raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
     users = check_users(users, num_users)
     excludes = _as_list(exclude, num_users, num_items)
-    block = _block_rows(block, len(users), num_items)
+    block = block_rows(block, len(users), num_items)
     lengths = np.sum([e.user_counts[users] for e in excludes], axis=0) if excludes else np.zeros(len(users))
     order = np.argsort(lengths, kind="stable")  # neighbours of like length share a narrow mask
     items = np.empty((len(users), k), np.int32)
     best = np.empty((len(users), k), np.float32)
 
-    chunk = _chunk_rows(block, len(users))
+    chunk = chunk_rows(block, len(users))
 
     def run(start: int) -> None:
         where = order[start : start + chunk]
@@ -169,12 +184,12 @@ def positions(
     if len(items) and not 0 <= items.min() <= items.max() < num_items:
         raise ValueError(f"items must be in 0..{num_items - 1}, got {items.min()}..{items.max()}")
     excludes = _as_list(exclude, num_users, num_items)
-    block = _block_rows(block, len(users), num_items)
+    block = block_rows(block, len(users), num_items)
     found = np.empty(len(users), np.int64)
     lengths = np.sum([e.user_counts[users] for e in excludes], axis=0) if excludes else np.zeros(len(users))
     order = np.argsort(lengths, kind="stable")
 
-    chunk = _chunk_rows(block, len(users))
+    chunk = chunk_rows(block, len(users))
 
     def run(start: int) -> None:
         where = order[start : start + chunk]
@@ -253,7 +268,7 @@ def _as_list(
     return found
 
 
-def _block_rows(block: int | None, wanted: int, num_items: int) -> int:
+def block_rows(block: int | None, wanted: int, num_items: int) -> int:
     """A multiple of 8, so that the product takes the same kernel whatever the block."""
     if block is not None and block < 1:
         raise ValueError(f"block must be a positive number of users, got {block}")
@@ -269,7 +284,7 @@ def _block_rows(block: int | None, wanted: int, num_items: int) -> int:
     return rows
 
 
-def _chunk_rows(block: int, wanted: int) -> int:
+def chunk_rows(block: int, wanted: int) -> int:
     """How many users one compiled call takes: whole blocks, and no more than there are."""
     return block * max(1, min(CHUNK // block, -(-wanted // block)))
 
