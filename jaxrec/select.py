@@ -216,7 +216,7 @@ def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: i
     standard deviation of log popularity weigh as much as one of the scores within a user.
     """
     unit = score_spread(tables, seed=seed)
-    z = adj.mainstream(ledger)
+    z = adj.profile_popularity(ledger, jnp.asarray(train.users), jnp.asarray(train.items))
     size, push = (adj.log_relative(ledgers.magnitude(ledger.items, by)) for by in ("size", "push"))
     counts = jnp.asarray(train.item_counts, jnp.float32)
     number = adj.log_relative(counts)
@@ -246,7 +246,7 @@ def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: i
         "adjusted": Arm(
             ("direction", "magnitude", "offset", "spread"),
             (0, 0, 0, -0.5),
-            (2.5, 0.8, _top(unit, push), 1.0),
+            (2.5, 0.8, _top(unit, push), 1.5),
             gradients,
             gradients_change,
         ),
@@ -269,8 +269,9 @@ def score_spread(tables: Tables, *, users: int = 256, seed: int = 0) -> float:
 
 
 def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, seed: int = 0) -> list[Point]:
-    """Tries `budget` points of the arm, the first being strength 0: a third over the box, the rest in `rounds` of ever
-    smaller changes to the best points at each natural loss of `LOSSES` and without a limit.
+    """Tries `budget` points of the arm, the first being strength 0: a third over the box (half of these with a single
+    strength), the rest in `rounds` of ever smaller changes to the best points at each natural loss of `LOSSES` and
+    without a limit.
 
     Strengths that start at 0 are spaced by squares, denser near 0.
     """
@@ -280,8 +281,9 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, s
         raise ValueError(f"budget must be at least 1 and rounds at least 0, got {budget} and {rounds}")
     low, high = np.array(arm.low, np.float64), np.array(arm.high, np.float64)
     first = budget if rounds == 0 else -(-budget // 3)
-    box = qmc.Sobol(len(low), seed=seed).random(2 ** int(np.ceil(np.log2(max(first, 2)))))[: first - 1]
     start = np.clip((0 - low) / np.where(high > low, high - low, 1.0), 0, 1)
+    box = qmc.Sobol(len(low), seed=seed).random(2 ** int(np.ceil(np.log2(max(first, 2)))))
+    box = np.concatenate([_one_at_a_time(start, first // 2), box])[: first - 1]
 
     def evaluate(where: np.ndarray) -> list[Point]:
         strengths = low + np.where(low == 0, where**2, where) * (high - low)
@@ -300,6 +302,16 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, s
         fresh = np.clip(parents + rng.normal(0, 0.2 / 1.6**turn, parents.shape), 0, 1)
         tried = np.concatenate([tried, fresh])
         points += evaluate(fresh)
+    return points
+
+
+def _one_at_a_time(start: np.ndarray, number: int) -> np.ndarray:
+    """Points that move one strength from where it is 0, those that start at the end of their range: [<= number, S]."""
+    axes = np.flatnonzero(start == 0)
+    levels = number // max(len(axes), 1)
+    points = np.repeat(start[None], levels * len(axes), axis=0)
+    for n, axis in enumerate(axes):
+        points[n * levels : (n + 1) * levels, axis] = np.arange(1, levels + 1) / (levels + 1)
     return points
 
 

@@ -95,6 +95,19 @@ def mainstream(ledger: GradientLedger, *, weighting: Weighting = "uniform") -> A
     return _standardised(ledgers.alignment(ledger.users, ledger.users.pull.vector, d), ledger.users.pull.events > 0)
 
 
+def profile_popularity(ledger: GradientLedger, users: Array, items: Array) -> Array:
+    """How popular what each user has is, z_u [U]: the mean of log p_i over the user's items, standardised.
+
+    `users` and `items` [E] are the training interactions. Means of short profiles are shrunk towards m, the mean over
+    all interactions: (Σ log p_i + 5 m) / (n_u + 5). Users without a history get 0.
+    """
+    number = ledger.users.pull.size.shape[0]
+    logs = log_relative(ledgers.magnitude(ledger.items))[items]
+    total = jnp.zeros(number).at[users].add(logs)
+    count = jnp.zeros(number).at[users].add(1.0)
+    return _standardised((total + 5.0 * jnp.mean(logs)) / (count + 5.0), count > 0)
+
+
 def personal(strength: Strength, spread: Strength, z: Array) -> Array:
     """Strength per user [U]: strength · exp(−spread · z_u), so that niche users are corrected more."""
     return strength * jnp.exp(-spread * z)
