@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
 
 GROUP = 64  # items per group in the two-stage top-k
-CELLS = 5_000_000  # scores of an automatic block: 20 MB, below which allocators reuse memory instead of mapping it
+CELLS = 2_600_000  # scores of an automatic block: 10 MB, so that those of two threads stay in a usual last-level cache
+CHUNK = 1024  # users of one compiled call, which scans their blocks and so reuses the memory of one
 
 
 class TopK(NamedTuple):
@@ -85,7 +86,17 @@ def _exact_top_k(found: Array, k: int) -> tuple[Array, Array]:
     return best, jnp.take_along_axis(ids, where, axis=1)
 
 
-_jit_rank_block = jax.jit(rank_block, static_argnames="k")
+def scan_blocks(rank_one: Callable[..., Any], block: int, *rows: Any) -> Any:
+    """Applies `rank_one(*rows of a block)` to blocks of `block` rows one after the other and joins what comes back."""
+    split = jax.tree.map(lambda x: jnp.reshape(x, (-1, block, *x.shape[1:])), rows)
+    found = jax.lax.map(lambda x: rank_one(*x), split)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+
+@jax.jit(static_argnames=("k", "block"))
+def _rank_chunk(tables: Tables, users: Array, excluded: Array, k: int, block: int) -> tuple[Array, Array]:
+    found: tuple[Array, Array] = scan_blocks(lambda u, x: rank_block(tables, u, x, k), block, users, excluded)
+    return found
 
 
 def pad_lists(interactions: Interactions, users: np.ndarray, fill: int = -1) -> np.ndarray:
@@ -128,13 +139,15 @@ def top_k(
     items = np.empty((len(users), k), np.int32)
     best = np.empty((len(users), k), np.float32)
 
+    chunk = _chunk_rows(block, len(users))
+
     def run(start: int) -> None:
-        where = order[start : start + block]
-        rows, masks = _padded_block(users[where], excludes, block, num_items)
-        found, values = _jit_rank_block(tables, rows, masks, k)
+        where = order[start : start + chunk]
+        rows, masks = _padded_rows(users[where], excludes, chunk, num_items)
+        found, values = _rank_chunk(tables, rows, masks, k, block)
         items[where], best[where] = np.asarray(found)[: len(where)], np.asarray(values)[: len(where)]
 
-    run_all(run, range(0, len(users), block))
+    run_all(run, range(0, len(users), chunk))
     return TopK(users, items, best)
 
 
@@ -161,23 +174,29 @@ def positions(
     lengths = np.sum([e.user_counts[users] for e in excludes], axis=0) if excludes else np.zeros(len(users))
     order = np.argsort(lengths, kind="stable")
 
-    def run(start: int) -> None:
-        where = order[start : start + block]
-        rows, masks = _padded_block(users[where], excludes, block, num_items)
-        wanted = np.zeros(block, np.int32)
-        wanted[: len(where)] = items[where]
-        found[where] = np.asarray(_positions_block(tables, rows, masks, wanted))[: len(where)]
+    chunk = _chunk_rows(block, len(users))
 
-    run_all(run, range(0, len(users), block))
+    def run(start: int) -> None:
+        where = order[start : start + chunk]
+        rows, masks = _padded_rows(users[where], excludes, chunk, num_items)
+        wanted = np.zeros(chunk, np.int32)
+        wanted[: len(where)] = items[where]
+        found[where] = np.asarray(_positions_chunk(tables, rows, masks, wanted, block))[: len(where)]
+
+    run_all(run, range(0, len(users), chunk))
     return found
 
 
-@jax.jit
-def _positions_block(tables: Tables, users: Array, excluded: Array, items: Array) -> Array:
-    found = masked_scores(tables, users, excluded)
-    own = jnp.take_along_axis(found, items[:, None], axis=1)
-    before = jnp.arange(found.shape[1])[None, :] < items[:, None]
-    return 1 + jnp.sum((found > own) | ((found == own) & before), axis=1)
+@jax.jit(static_argnames="block")
+def _positions_chunk(tables: Tables, users: Array, excluded: Array, items: Array, block: int) -> Array:
+    def one(users: Array, excluded: Array, items: Array) -> Array:
+        found = masked_scores(tables, users, excluded)
+        own = jnp.take_along_axis(found, items[:, None], axis=1)
+        before = jnp.arange(found.shape[1])[None, :] < items[:, None]
+        return 1 + jnp.sum((found > own) | ((found == own) & before), axis=1)
+
+    found: Array = scan_blocks(one, block, users, excluded, items)
+    return found
 
 
 def check_tables(tables: Tables) -> tuple[int, int]:
@@ -238,7 +257,7 @@ def _block_rows(block: int | None, wanted: int, num_items: int) -> int:
     """A multiple of 8, so that the product takes the same kernel whatever the block."""
     if block is not None and block < 1:
         raise ValueError(f"block must be a positive number of users, got {block}")
-    rows = min(block or max(1, CELLS // num_items), 1024 if block is None else block, max(wanted, 1))
+    rows = min(min(max(1, CELLS // num_items), CHUNK) if block is None else block, max(wanted, 1))
     rows = -(-rows // 8) * 8
     threads = min(2, os.cpu_count() or 1)
     need, free = threads * 4 * 4 * rows * num_items, _free_memory()
@@ -250,6 +269,11 @@ def _block_rows(block: int | None, wanted: int, num_items: int) -> int:
     return rows
 
 
+def _chunk_rows(block: int, wanted: int) -> int:
+    """How many users one compiled call takes: whole blocks, and no more than there are."""
+    return block * max(1, min(CHUNK // block, -(-wanted // block)))
+
+
 def _free_memory() -> int | None:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -257,16 +281,16 @@ def _free_memory() -> int | None:
         return None
 
 
-def _padded_block(
-    users: np.ndarray, excludes: list[Interactions], block: int, num_items: int
+def _padded_rows(
+    users: np.ndarray, excludes: list[Interactions], size: int, num_items: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [block] and masks [block, M], M from a short list of widths so that few programs are compiled."""
+    """Rows [size] and masks [size, M], M from a short list of widths so that few programs are compiled."""
     lists = [pad_lists(part, users, num_items) for part in excludes]
     width = sum(part.shape[1] for part in lists)
     wide = 16
     while wide < width:
         wide *= 4
-    masks = np.full((block, wide), num_items, np.int32)
+    masks = np.full((size, wide), num_items, np.int32)
     if lists:
         masks[: len(users), :width] = np.concatenate(lists, axis=1)
-    return np.concatenate([users, np.zeros(block - len(users), np.int32)]), masks
+    return np.concatenate([users, np.zeros(size - len(users), np.int32)]), masks
