@@ -57,7 +57,7 @@ def ials(
 
 
 def blocks(train: Interactions, *, items: bool = False) -> list[Block]:
-    """The histories of users, or of items, in blocks of like length; T is a power of 2, so that few programs are made."""
+    """The histories of users, or of items, in blocks of like length; T is a power of 2, so few programs are made."""
     matrix = train.to_scipy().T.tocsr() if items else train.to_scipy()
     counts, fill = np.diff(matrix.indptr), matrix.shape[1]
     widths = SHORTEST * 2 ** np.ceil(np.log2(np.maximum(counts, 1) / SHORTEST)).clip(0).astype(np.int64)
