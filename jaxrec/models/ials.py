@@ -14,7 +14,7 @@ from jaxrec.types import Array, Tables
 if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
 
-CELLS = 1 << 15  # ids of a block of histories: 8 MB of gathered rows at D = 64
+CELLS, ROWS = 1 << 15, 1 << 10  # of a block of histories at most: 8 MB of gathered rows, 16 MB of systems at D = 64
 SHORTEST = 8
 
 
@@ -63,7 +63,7 @@ def blocks(train: Interactions, *, items: bool = False) -> list[Block]:
     widths = SHORTEST * 2 ** np.ceil(np.log2(np.maximum(counts, 1) / SHORTEST)).clip(0).astype(np.int64)
     found = []
     for width in np.unique(widths[counts > 0]):
-        rows, height = np.flatnonzero((widths == width) & (counts > 0)), max(1, CELLS // int(width))
+        rows, height = np.flatnonzero((widths == width) & (counts > 0)), min(ROWS, max(1, CELLS // int(width)))
         for start in range(0, len(rows), height):
             chosen = rows[start : start + height]
             history = np.full((height, width), fill, np.int32)
