@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.types import Array, Tables
+from jaxrec.types import Array, Scorer, Tables
 
 if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
@@ -309,3 +309,57 @@ def _padded_rows(
     if lists:
         masks[: len(users), :width] = np.concatenate(lists, axis=1)
     return np.concatenate([users, np.zeros(size - len(users), np.int32)]), masks
+
+
+def top_k_scores(
+    scorer: Scorer,
+    users: np.ndarray | Sequence[int] | None,
+    exclude: Interactions | Sequence[Interactions] | None,
+    *,
+    k: int,
+    block: int | None = None,
+) -> TopK:
+    """`top_k` for models that score a block of users in their own way: as exact, ties to the smaller item id.
+
+    Raises as `top_k` does, and ValueError where scores have another shape than [b, I] or are not finite.
+    """
+    num_items = scorer.num_items
+    if not 1 <= k <= num_items:
+        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    users = check_users(users, scorer.num_users)
+    excludes = _as_list(exclude, scorer.num_users, num_items)
+    block = block_rows(block, len(users), num_items)
+    order = np.argsort(np.sum([np.zeros(len(users)), *(e.user_counts[users] for e in excludes)], axis=0), kind="stable")
+    items = np.empty((len(users), k), np.int32)
+    best = np.empty((len(users), k), np.float32)
+
+    def run(start: int) -> None:
+        where = order[start : start + block]
+        rows, masks = _padded_rows(users[where], excludes, block, num_items)
+        found, values, finite = _rank_scores(_want_scores(scorer.block(rows), block, num_items), masks, k)
+        if not finite:
+            raise ValueError("scores must be finite, but a block of users has NaN or inf: the model is not usable")
+        items[where], best[where] = np.asarray(found)[: len(where)], np.asarray(values)[: len(where)]
+
+    run_all(run, range(0, len(users), block))
+    return TopK(users, items, best)
+
+
+def _want_scores(scores: Any, rows: int, num_items: int) -> Array:
+    if scores.shape != (rows, num_items):
+        raise ValueError(f"a block's scores must have shape ({rows}, {num_items}), got {scores.shape}")
+    return jnp.asarray(scores, jnp.float32)
+
+
+@jax.jit(static_argnames="k")
+def _rank_scores(scores: Array, excluded: Array, k: int) -> tuple[Array, Array, Array]:
+    masked = scores.at[jnp.arange(scores.shape[0])[:, None], excluded].set(-jnp.inf, mode="drop")
+    best, items = _exact_top_k(masked, k)
+    return jnp.where(best > -jnp.inf, items, -1).astype(jnp.int32), best, jnp.all(jnp.isfinite(scores))
+
+
+def want_memory(need: int, what: str, cure: str) -> None:
+    """MemoryError where more than the free memory is needed, in bytes, and the system tells how much is free."""
+    free = _free_memory()
+    if free is not None and need > free:
+        raise MemoryError(f"{what} takes about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; {cure}")

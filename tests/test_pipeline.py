@@ -16,7 +16,7 @@ from conftest import random_interactions
 from jaxrec import analysis, cli, data, models, objectives, optim, pipeline, rank, runs, samplers, select, testing
 from jaxrec import ledger as ledgers
 from jaxrec.ledger import GradientLedger
-from jaxrec.presets import PRESETS
+from jaxrec.presets import PRESETS, build
 from jaxrec.step import make_step
 from jaxrec.train import fit
 from jaxrec.types import Tables
@@ -136,6 +136,30 @@ def test_another_seed_may_use_the_selection_of_the_first(run: Path, folder: Path
     assert found["selected"] == json.loads((run / "metrics.json").read_text())["selected"]
     with pytest.raises(ValueError, match="other data or settings"):
         pipeline.train("synthetic", SMALL, tmp_path / "three", selected=run)
+
+
+def test_a_run_on_lightgcn_is_the_same_run(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "graph"
+    small = ["--width", "8", "--epochs", "2", "--evaluate-every", "1", "--budget", "4", "--batch-size", "256"]
+    assert cli.main(["train", str(folder), "--preset", "lightgcn", "--out", str(out), *small]) == 0
+    found = runs.read_metrics(out)
+    assert found["settings"]["backbone"] == found["model"] == "lightgcn"
+    assert set(found["tests"]["test"]) == {"plain", "adjusted", "count_control", "tten"}
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"optimizer": "row_adagrad"}, "choose an optimizer of sgd, adagrad, adam"), ({"biases": True}, "belong to mf")],
+)
+def test_options_that_lightgcn_cannot_honour_are_errors(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(dataclasses.replace(PRESETS["lightgcn"], **change), random_interactions())
+
+
+def test_without_layers_a_lightgcn_takes_row_sparse_optimisers() -> None:
+    model, _, _ = build(dataclasses.replace(PRESETS["lightgcn"], layers=0), random_interactions())
+    assert model.tables_are_params
 
 
 def test_doctor_is_content(capsys: pytest.CaptureFixture[str]) -> None:

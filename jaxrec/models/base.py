@@ -26,7 +26,8 @@ class Model(NamedTuple):
 
     `width` is D, the width of a *scored* row, of whose raw row the first `vector_width` columns are the embedding (the
     rest are biases, which wrappers leave alone). `tables_are_params` promises that `tables(params)` is
-    `(params["user"], params["item"])`, which lets a step update only the rows that it touched.
+    `(params["user"], params["item"])`, which lets a step update only the rows that it touched. An L2 penalty looks at
+    the batch's rows of `penalized(params)`, or of `tables(params)` where that is None.
     """
 
     num_users: int
@@ -38,6 +39,7 @@ class Model(NamedTuple):
     user_head: Callable[[Array], Array] = identity  # [.., W] -> [.., D]
     item_head: Callable[[Array], Array] = identity
     tables_are_params: bool = False
+    penalized: Callable[[Params], tuple[Array, Array]] | None = None  # -> [U, W], [I, W]
 
 
 def rows(model: Model, params: Params, users: Array, items: Array) -> tuple[Array, Array]:
