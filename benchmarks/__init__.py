@@ -4,7 +4,7 @@
     contest   contenders take turns            worker    a contender, in a process of its own
     ours      this library's contenders        peers     implicit, Cornac, LightFM, PyTorch, LensKit
     machine   what machine, and its limits     inputs    what all of them are given
-    rows      the form of a result, `met`      page      table, JSON, Markdown
+    rows      the form of a result, `met`      report    table, JSON, Markdown
     memory, scaling, cold, quality             the questions that need a run of their own
     test_parts                                 pytest-benchmark for the library's own parts
 

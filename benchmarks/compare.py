@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks import inputs, machine, page, suite
+from benchmarks import inputs, machine, report, suite
 from benchmarks.contest import Contender, once
 from benchmarks.plan import Plan
 
@@ -52,7 +52,7 @@ def main(
     repeats: int | None = None,
     data: str | None = None,
     out: Path | None = None,
-    page_: tyro.conf.arg(name="page") = None,  # type: ignore[valid-type]
+    page: Path | None = None,
 ) -> int:
     """Compares this library with its peers on this machine.
 
@@ -62,21 +62,21 @@ def main(
         repeats: Turns of each contender (7; quick 3).
         data: A registered name, or tail:USERS,ITEMS,PAIRS,SEED; Gowalla, or a synthetic long tail of its size.
         out: Where to write the results as JSON.
-        page_: Where to write them as Markdown.
+        page: Where to write them as Markdown.
     """
     try:
         results = compare(only, quick=quick, repeats=repeats, data=data)
     except ValueError as problem:
         print(problem, file=sys.stderr)
         return 2
-    page.show(results["rows"])
+    report.show(results["rows"])
     for note in results["notes"]:
         print(note)
     if out is not None:
-        page.save(out, results)
-    if page_ is not None:
-        page_.parent.mkdir(parents=True, exist_ok=True)
-        page_.write_text(page.markdown(results))
+        report.save(out, results)
+    if page is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(report.markdown(results))
     return int(any(found.get("failed") for found in results["rows"]))
 
 

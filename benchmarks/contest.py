@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 from benchmarks import timing
@@ -19,6 +19,7 @@ from benchmarks.worker import THREADS, Reading
 
 ROOT = Path(__file__).resolve().parents[1]
 REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they choose older kernels, which slows numpy's products
+PATIENCE = 900.0  # seconds to wait for an answer
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -26,8 +27,8 @@ class Contender(NamedTuple):
     """What is measured: `module:function`, its options, and what its documentation wants in the environment."""
 
     call: str
-    options: Mapping[str, Any] = {}  # noqa: RUF012  never written to
-    environment: Mapping[str, str] = {}  # noqa: RUF012
+    options: Mapping[str, Any] = {}
+    environment: Mapping[str, str] = {}
 
     def having(self, **options: Any) -> Contender:
         """The same with more options."""
@@ -44,10 +45,10 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 class Process:
     """A contender's process, warm and waiting for its turn. `Absent` where what it wants is not installed."""
 
-    def __init__(self, contender: Contender):
+    def __init__(self, contender: Contender, *, patience: float = PATIENCE):
         command = [sys.executable, "-m", "benchmarks.worker", contender.call, json.dumps(dict(contender.options))]
-        self.call = contender.call
-        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
+        self.call, self.patience = contender.call, patience
+        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in `end`
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -60,11 +61,11 @@ class Process:
             if reason := self._answer().get("absent"):
                 raise Absent(reason)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.end()
             raise
 
     def turn(self) -> Reading:
-        """One reading."""
+        """One reading. RuntimeError where the process ended, or did not answer within `patience` seconds."""
         assert self._child.stdin is not None
         self._child.stdin.write("go\n")
         self._child.stdin.flush()
@@ -73,52 +74,76 @@ class Process:
 
     def _answer(self) -> dict[str, Any]:
         assert self._child.stdout is not None
+        ready, _, _ = select.select([self._child.stdout], [], [], self.patience)
+        if not ready:
+            raise RuntimeError(f"{self.call} gave no answer within {self.patience:.0f} s")
         line = self._child.stdout.readline()
         if not line:
             self._child.wait()
             self._errors.seek(0)
-            raise RuntimeError(
-                f"{self.call} ended with {self._child.returncode}:\n{self._errors.read()[-2000:]}"
-            )
+            raise RuntimeError(f"{self.call} ended with {self._child.returncode}: {self._errors.read()[-600:].strip()}")
         found: dict[str, Any] = json.loads(line)
         return found
 
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._child.stdin is not None and self._child.stdout is not None
-        if kind is not None:
-            self._child.kill()
-        try:
-            self._child.stdin.close()
-        except BrokenPipeError:
-            pass
+    def end(self) -> None:
+        """Ends the process; what it still does is of no use."""
+        self._child.kill()
         self._child.wait()
-        self._child.stdout.close()
-        self._errors.close()
+        for stream in (self._child.stdin, self._child.stdout, self._errors):
+            with suppress(BrokenPipeError):
+                stream.close()  # type: ignore[union-attr]
 
 
-def contest(contenders: Sequence[Contender], *, repeats: int, warm: int = 1) -> list[list[Reading]]:
-    """Readings of each contender: `warm` turns that are thrown away, then `repeats` turns, one after the other."""
-    with ExitStack() as stack:
-        processes = [stack.enter_context(Process(contender)) for contender in contenders]
-        for _ in range(warm):
-            for process in processes:
-                process.turn()
-        readings: list[list[Reading]] = [[] for _ in processes]
-        for _ in range(repeats):
-            for process, found in zip(processes, readings, strict=True):
-                found.append(process.turn())
-    return readings
+class Outcome(NamedTuple):
+    """What a contender did in a contest: its readings, or why there are none."""
+
+    readings: list[Reading]
+    reason: str | None = None
+    failed: bool = False  # it is here, but did not work
 
 
-def once(contender: Contender) -> Reading:
+def contest(
+    contenders: Sequence[Contender], *, repeats: int, warm: int = 1, patience: float = PATIENCE
+) -> list[Outcome]:
+    """`warm` turns that are thrown away, then `repeats` turns of each, one after the other.
+
+    One that is absent or fails has no readings and a reason; the others go on.
+    """
+    running: dict[int, Process] = {}
+    outcomes = [Outcome([]) for _ in contenders]
+
+    def attempt(n: int, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except (Absent, RuntimeError, OSError) as problem:
+            outcomes[n] = Outcome([], str(problem), not isinstance(problem, Absent))
+            if n in running:
+                running.pop(n).end()
+            return None
+
+    try:
+        for n, contender in enumerate(contenders):
+            process = attempt(n, lambda c=contender: Process(c, patience=patience))  # type: ignore[misc]
+            if process is not None:
+                running[n] = process
+        for turn in range(warm + repeats):
+            for n, process in list(running.items()):
+                reading = attempt(n, process.turn)
+                if reading is not None and turn >= warm:
+                    outcomes[n].readings.append(reading)
+    finally:
+        for process in running.values():
+            process.end()
+    return outcomes
+
+
+def once(contender: Contender, *, patience: float = PATIENCE) -> Reading:
     """The first reading of a contender, cold."""
-    with Process(contender) as process:
+    process = Process(contender, patience=patience)
+    try:
         return process.turn()
+    finally:
+        process.end()
 
 
 def rates(readings: Sequence[Reading]) -> list[float]:

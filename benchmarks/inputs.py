@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -56,14 +57,14 @@ def long_tail(users: int, items: int, pairs: int, *, seed: int = 0, tail: float 
     counts = np.clip(np.round(activity * (pairs / activity.sum())), 1, max(items // 4, 1)).astype(np.int64)
     name = rng.permutation(items)
     keys = np.concatenate([_keys(rng, part, first, items, tail, name) for first, part in _chunks(counts)])
-    return Interactions(keys // items, keys % items, users, items)  # type: ignore[arg-type]
+    return Interactions(keys // items, keys % items, users, items)
 
 
 def _chunks(counts: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     ends = np.cumsum(counts)
     cuts = np.searchsorted(ends, np.arange(CHUNK, int(ends[-1]) + CHUNK, CHUNK), side="right")
     edges = np.unique(np.concatenate([[0], cuts, [len(counts)]]))
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         yield int(first), counts[first:last]
 
 

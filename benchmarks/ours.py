@@ -113,7 +113,8 @@ def save_tables(options: dict[str, Any]) -> Run:
         begun = time.perf_counter()
         state, _ = epoch(step.init(jax.random.key(0)))
         tables = models.embed(model, state.params)
-        leaves = {f"ledger{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state.ledger))}
+        parts = jax.tree.leaves(state.ledger)
+        leaves: dict[str, Any] = {f"ledger{n}": np.asarray(part) for n, part in enumerate(parts)}
         np.savez(options["out"], user=np.asarray(tables.user), item=np.asarray(tables.item), **leaves)
         return {"seconds": time.perf_counter() - begun, "work": options["steps"]}
 
@@ -124,7 +125,7 @@ def read_tables(path: str) -> tuple[Tables, ledgers.GradientLedger]:
     """What `save_tables` wrote."""
     found = np.load(path)
     tables = Tables(jnp.asarray(found["user"]), jnp.asarray(found["item"]))
-    empty = ledgers.init(*(len(side) for side in tables[:2]), tables.user.shape[1])
+    empty = ledgers.init(len(tables.user), len(tables.item), tables.user.shape[1])
     leaves, form = jax.tree.flatten(empty)
     return tables, jax.tree.unflatten(form, [jnp.asarray(found[f"ledger{n}"]) for n in range(len(leaves))])
 

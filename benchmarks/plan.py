@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.contest import Contender, contest, rates, summary
-from benchmarks.rows import Absent, Kind, Row, absent, row
+from benchmarks.contest import PATIENCE, Contender, Outcome, contest, rates, summary
+from benchmarks.rows import Kind, Row, absent, row
 
 
 class Plan(NamedTuple):
@@ -17,7 +17,8 @@ class Plan(NamedTuple):
     work: Path  # a folder for what contenders share
     repeats: int = 7
     quick: bool = False
-    limits: dict[str, Any] = {}  # noqa: RUF012  what `machine.limits` read; never written to
+    limits: Mapping[str, Any] = {}  # what `machine.limits` read
+    patience: float = PATIENCE  # seconds to wait for a contender's answer
 
 
 class Case(NamedTuple):
@@ -35,7 +36,6 @@ class Side(NamedTuple):
     contender: Contender
     target: float | None = None
     against: int = 0  # which of the peer's contenders
-    extra: dict[str, Any] = {}  # noqa: RUF012  never written to
 
 
 class Share(NamedTuple):
@@ -44,7 +44,7 @@ class Share(NamedTuple):
     limit: str
     cost: float
 
-    def of(self, rate: float, limits: dict[str, Any]) -> float | None:
+    def of(self, rate: float, limits: Mapping[str, Any]) -> float | None:
         """The share of the limit that a rate is."""
         return rate * self.cost / (limits[self.limit] * 1e9) if limits.get(self.limit) else None
 
@@ -62,40 +62,51 @@ def race(
 ) -> list[Row]:
     """All take turns; a row for each of our sides compares rates (times `scale`) with its peer's.
 
-    Where a peer is absent, or one of ours is, its rows say so and hold no numbers.
+    Where one of the two was absent or failed, the row says so and holds no numbers.
     """
-    try:
-        readings = contest([side.contender for side in ours] + list(theirs), repeats=plan.repeats)
-    except Absent as problem:
-        return [absent(side.what, peer, unit, str(problem), target=side.target) for side in ours]
+    outcomes = contest([side.contender for side in ours] + list(theirs), repeats=plan.repeats, patience=plan.patience)
     found = []
-    for side, mine in zip(ours, readings, strict=False):
-        other = readings[len(ours) + side.against]
-        values = summary([rate * scale for rate in rates(mine)], [rate * scale for rate in rates(other)])
+    for side, mine in zip(ours, outcomes, strict=False):
+        other = outcomes[len(ours) + side.against]
+        if missing := no_row(side.what, peer, unit, side.target, "rate", mine, other):
+            found.append(missing)
+            continue
+        values = summary(*([rate * scale for rate in rates(one.readings)] for one in (mine, other)))
         if share is not None:
             shares = {name: share.of(values[name] / scale, plan.limits) for name in ("ours", "theirs")}
             values["share"] = {"of": share.limit, **shares}
-        values |= {"data": plan.data, "work": {"ours": mine[0]["work"], "theirs": other[0]["work"]}}
-        found.append(row(side.what, peer, unit=unit, target=side.target, **values, **extra, **side.extra))
+        work = {name: one.readings[0]["work"] for name, one in (("ours", mine), ("theirs", other))}
+        values |= {"data": plan.data, "work": work}
+        found.append(row(side.what, peer, unit=unit, target=side.target, **values, **extra))
     return found
 
 
 def overheads(
     plan: Plan, what: str, base: tuple[str, Contender], more: Sequence[Side], unit: str = "ms", per: str = "steps"
 ) -> list[Row]:
-    """Milliseconds a `per` (an entry of the reading) of each side over those of the base, which they should not exceed
-    by much."""
-    kind: Kind = "overhead"
+    """Milliseconds a `per` (an entry of the reading) of each side over those of the base."""
     name, contender = base
-    try:
-        readings = contest([contender, *(side.contender for side in more)], repeats=plan.repeats)
-    except Absent as problem:
-        return [absent(f"{what}: {side.what}", name, unit, str(problem), target=side.target, kind=kind) for side in more]
-    cost = [[1e3 * reading["seconds"] / reading[per] for reading in found] for found in readings]
-    return [
-        row(
-            f"{what}: {side.what}", name, unit=unit, target=side.target, kind=kind, data=plan.data,
-            **summary(own, cost[0]), **side.extra,
-        )
-        for side, own in zip(more, cost[1:], strict=True)
-    ]
+    outcomes = contest(
+        [contender, *(side.contender for side in more)], repeats=plan.repeats, patience=plan.patience
+    )
+    found = []
+    for side, own in zip(more, outcomes[1:], strict=True):
+        title = f"{what}: {side.what}"
+        if missing := no_row(title, name, unit, side.target, "overhead", own, outcomes[0]):
+            found.append(missing)
+            continue
+        cost = [[1e3 * reading["seconds"] / reading[per] for reading in one.readings] for one in (own, outcomes[0])]
+        values = summary(*cost) | {"data": plan.data}
+        found.append(row(title, name, unit=unit, target=side.target, kind="overhead", **values))
+    return found
+
+
+def no_row(
+    what: str, peer: str, unit: str, target: float | None, kind: Kind, *outcomes: Outcome
+) -> Row | None:
+    """The row that says what was absent or failed; None where nothing was."""
+    for outcome in outcomes:
+        if outcome.reason is not None:
+            found = absent(what, peer, unit, outcome.reason, target=target, kind=kind)
+            return found | ({"failed": True} if outcome.failed else {})
+    return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks import peers
 from benchmarks.contest import Contender, contest, once, rates, summary
-from benchmarks.plan import Case, Plan, Share, Side, overheads, race
+from benchmarks.plan import Case, Plan, Share, Side, no_row, overheads, race
 from benchmarks.rows import Row, row
 
 POINTS = 100
@@ -62,8 +63,13 @@ def grid(plan: Plan) -> list[Row]:
     """Points a second; the separate ones are measured on a part of the points, and both must agree on NDCG."""
     points, part = (20, 4) if plan.quick else (POINTS, 10)
     given = {"data": plan.data, "tables": tables(plan), "users": 1024 if plan.quick else 8192, "points": points}
-    calls = [Contender("benchmarks.grid:together", given), Contender("benchmarks.grid:one_by_one", {**given, "part": part})]
-    together, separate = contest(calls, repeats=max(plan.repeats // 2, 1))
+    turns: dict[str, Any] = {"repeats": max(plan.repeats // 2, 1), "patience": plan.patience}
+    whole = Contender("benchmarks.grid:together", given)
+    outcomes = contest([whole, Contender("benchmarks.grid:one_by_one", {**given, "part": part})], **turns)
+    what, peer = f"a grid of {points} adjustments on {given['users']} users", f"{part} of them one by one"
+    if missing := no_row(what, peer, "points/s", 3.0, "rate", *outcomes):
+        return [missing]
+    together, separate = (outcome.readings for outcome in outcomes)
     differ = np.abs(np.subtract(together[0]["ndcg"][:part], separate[0]["ndcg"])).max()
     note = f"NDCG differs by at most {differ:.1e} between the two"
     if not together[0]["measure_many"]:
@@ -71,8 +77,7 @@ def grid(plan: Plan) -> list[Row]:
     if differ > 1e-4:
         raise RuntimeError(f"the grid and the separate evaluations disagree, so their times mean nothing: {note}")
     found = summary(rates(together), rates(separate))
-    what = f"a grid of {points} adjustments on {given['users']} users"
-    return [row(what, f"{part} of them one by one", unit="points/s", target=3.0, note=note, data=plan.data, **found)]
+    return [row(what, peer, unit="points/s", target=3.0, note=note, data=plan.data, **found)]
 
 
 CASES = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.contest import Contender, contest, summary
+from benchmarks.contest import Contender, contest, rates, summary
 from benchmarks.ours import BATCH, WIDTH
-from benchmarks.plan import Case, Plan, Share, Side, overheads, race
+from benchmarks.plan import Case, Plan, Share, Side, no_row, overheads, race
 from benchmarks.rows import Row, row
+from benchmarks.timing import middle
 
 OURS = "benchmarks.ours:training"
 TRIPLET_BYTES = 6 * WIDTH * 4  # three rows, read and written
@@ -20,8 +21,9 @@ def _ours(plan: Plan, parts: str = "bpr", **options: Any) -> Contender:
     return Contender(OURS, {"data": plan.data, "parts": parts, **options})
 
 
-def _bpr(plan: Plan, *, optimizer: str = "sgd", reject: bool = False, target: float | None = None, against: int = 0
-         ) -> Side:
+def _bpr(
+    plan: Plan, *, optimizer: str = "sgd", reject: bool = False, target: float | None = None, against: int = 0
+) -> Side:
     what = f"BPR triplets, {optimizer}, {'known negatives left out' if reject else 'negatives unchecked'}"
     return Side(what, _ours(plan, optimizer=optimizer, reject=reject), target, against)
 
@@ -85,16 +87,20 @@ def softmax(plan: Plan) -> list[Row]:
         _ours(plan, "preset", preset="softmax-mf", changes=changes, ledger=ledger, steps=steps)
         for _, _, changes, ledger in sides
     ]
-    readings = contest([*ours, Contender("benchmarks.machine:sgemm")], repeats=plan.repeats)
-    sgemm = [reading["rate"] for reading in readings[-1]]
-    note = f"a product of the step's own shapes reaches {readings[-1][0]['step_rate']:.0f} GFLOP/s"
-    rows = []
-    for (says, target, _, _), found in zip(sides, readings, strict=False):
-        flops = PRODUCTS * 2 * NEGATIVES * WIDTH * 1e-9
-        values = summary([flops * reading["work"] / reading["seconds"] for reading in found], sgemm)
+    machine = Contender("benchmarks.machine:sgemm")
+    *outcomes, best = contest([*ours, machine], repeats=plan.repeats, patience=plan.patience)
+    rows, peer, unit = [], "sgemm of this machine", "GFLOP/s"
+    for (says, target, _, _), found in zip(sides, outcomes, strict=True):
         what = f"sampled softmax, {NEGATIVES} shared negatives, {says}"
-        ms = {"ms a step": round(1e3 * found[0]["seconds"] / found[0]["steps"], 2)}
-        rows.append(row(what, "sgemm of this machine", unit="GFLOP/s", target=target, note=note, **ms, **values))
+        if missing := no_row(what, peer, unit, target, "rate", found, best):
+            rows.append(missing)
+            continue
+        flops = PRODUCTS * 2 * NEGATIVES * WIDTH * 1e-9
+        values = summary([flops * rate for rate in rates(found.readings)], [one["rate"] for one in best.readings])
+        ms = 1e3 * middle([one["seconds"] / one["steps"] for one in found.readings])
+        shapes = middle([one["step_rate"] for one in best.readings])
+        note = f"{ms:.2f} ms a step; a product of the step's own shapes reaches {shapes:.0f} GFLOP/s"
+        rows.append(row(what, peer, unit=unit, target=target, note=note, data=plan.data, **values))
     return rows
 
 

@@ -35,6 +35,17 @@ def pin(threads: int = THREADS) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
+def bound_memory(share: float = 0.8) -> None:
+    """Lets this process fail, rather than the machine, where it asks for more than a share of the memory."""
+    try:
+        import resource
+
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (int(share * total), resource.getrlimit(resource.RLIMIT_AS)[1]))
+    except (ImportError, AttributeError, ValueError, OSError):  # not every system has such limits
+        return
+
+
 def prepare(contender: str, options: dict[str, Any]) -> Run:
     """Finds MODULE:FUNCTION and calls it with the options."""
     module, _, function = contender.partition(":")
@@ -60,6 +71,7 @@ def main(contender: str, options: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # a library that prints must not be read as a reading
     pin()
+    bound_memory()
     try:
         run = prepare(contender, json.loads(options))
     except Absent as problem:

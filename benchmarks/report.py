@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def markdown(results: dict[str, Any]) -> str:
     limits = machine.pop("limits", {})
     lines = ["# Comparison", "", *_lines(results.get("notes", [])), ""]
     lines += _table(HEADINGS, [cells(found) for found in results["rows"]])
-    lines += ["", "Medians. A ratio above 1 means that we are faster, but for overheads (≤), which are ours over theirs.", ""]
+    lines += ["", "Medians. A ratio above 1 means that we are faster; overheads (target ≤) are ours over theirs.", ""]
     lines += ["## Spread and notes", ""] + _lines([text for found in results["rows"] if (text := detail(found))])
     lines += ["", "## Machine", ""] + _table(("", ""), [(str(k), str(v)) for k, v in machine.items()])
     if limits:
@@ -93,6 +94,6 @@ def _lines(texts: list[str]) -> list[str]:
     return [f"- {text}" for text in texts]
 
 
-def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     safe = [[cell.replace("|", "\\|") for cell in cells_] for cells_ in rows]
     return ["| " + " | ".join(cells_) + " |" for cells_ in (headings, ["---"] * len(headings), *safe)]
