@@ -16,16 +16,24 @@ from benchmarks.plan import Plan
 
 
 def compare(
-    only: tuple[str, ...] = (), *, quick: bool = False, repeats: int | None = None, data: str | None = None
+    only: tuple[str, ...] = (),
+    *,
+    quick: bool = False,
+    repeats: int | None = None,
+    data: str | None = None,
+    figures: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs the cases and returns `{"machine", "versions", "rows", "cases", "notes", "seconds"}`."""
+    """Runs the cases and returns `{"machine", "versions", "rows", "cases", "notes", "seconds"}`.
+
+    figures: the folder that pictures are written to, if any.
+    """
     names = suite.choose(only, quick=quick)
     data = data or inputs.available()
     begun = time.perf_counter()
     limits = {} if quick and only else once(Contender("benchmarks.machine:limits"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        plan = Plan(data, Path(folder), repeats or (3 if quick else 7), quick, limits)
+        plan = Plan(data, Path(folder), repeats or (3 if quick else 7), quick, limits, figures=figures)
         for name in names:
             started = time.perf_counter()
             rows += suite.run(name, plan)
@@ -62,10 +70,11 @@ def main(
         repeats: Turns of each contender (7; quick 3).
         data: A registered name, or tail:USERS,ITEMS,PAIRS,SEED; Gowalla, or a synthetic long tail of its size.
         out: Where to write the results as JSON.
-        page: Where to write them as Markdown.
+        page: Where to write them as Markdown; pictures go beside it.
     """
     try:
-        results = compare(only, quick=quick, repeats=repeats, data=data)
+        figures = next((file.parent for file in (page, out) if file is not None), None)
+        results = compare(only, quick=quick, repeats=repeats, data=data, figures=figures)
     except ValueError as problem:
         print(problem, file=sys.stderr)
         return 2

@@ -19,6 +19,7 @@ class Plan(NamedTuple):
     quick: bool = False
     limits: Mapping[str, Any] = {}  # what `machine.limits` read
     patience: float = PATIENCE  # seconds to wait for a contender's answer
+    figures: Path | None = None  # a folder for pictures
 
 
 class Case(NamedTuple):

@@ -45,7 +45,8 @@ def show(rows: list[Row]) -> None:
         table.add_column(heading, justify="right" if heading in ("ours", "theirs", "ratio", "target") else "left")
     for found in rows:
         table.add_row(*cells(found))
-    Console(width=None).print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)
     for found in rows:
         if found["ratio"] is None and found.get("note"):
             print(f"{found['what']} ({found['peer']}): {found['note']}")
@@ -64,6 +65,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines = ["# Comparison", "", *_lines(results.get("notes", [])), ""]
     lines += _table(HEADINGS, [cells(found) for found in results["rows"]])
     lines += ["", "Medians. A ratio above 1 means that we are faster; overheads (target ≤) are ours over theirs.", ""]
+    lines += [f"![{found['what']}]({found['figure']})" for found in results["rows"] if found.get("figure")]
     lines += ["## Spread and notes", ""] + _lines([text for found in results["rows"] if (text := detail(found))])
     lines += ["", "## Machine", ""] + _table(("", ""), [(str(k), str(v)) for k, v in machine.items()])
     if limits:

@@ -6,11 +6,18 @@ import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from benchmarks import ranking, training
+from benchmarks import cold, memory, quality, ranking, scaling, training
 from benchmarks.plan import Case, Plan
 from benchmarks.rows import Row, check, row
 
-CASES: dict[str, Case] = {**training.CASES, **ranking.CASES}
+CASES: dict[str, Case] = {
+    **training.CASES,
+    **ranking.CASES,
+    **memory.CASES,
+    **cold.CASES,
+    **scaling.CASES,
+    **quality.CASES,
+}
 
 
 def choose(only: Sequence[str], *, quick: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """What researchers would use instead, a file a package: throughput contenders, and learners for time to quality.
 
-A contender is `options -> run`, as in `benchmarks.worker`. A learner is `(train, setting, warm) -> epochs`, where each
-item of `epochs` is a call that trains a little more and returns the tables (users [U, D], items [I, D]) so far.
+A contender is `options -> run`, as in `benchmarks.worker`. A learner is `(train, setting) -> epochs`: the first item is
+None, when all is prepared; each further one trains an epoch more and is the tables (users [U, D], items [I, D]).
 """
 
 from __future__ import annotations

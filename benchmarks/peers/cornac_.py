@@ -48,10 +48,11 @@ def bpr(options: dict[str, Any]) -> Run:
     return run
 
 
-def learn_bpr(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def learn_bpr(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     """BPR, an epoch at a time."""
     model = _model(setting.get("epochs_at_once", 1), setting["rate"], setting["l2"])
     found = _dataset(train)
+    yield None
     while True:
         model.fit(found)
         yield np.asarray(model.get_user_vectors()), np.asarray(model.get_item_vectors())

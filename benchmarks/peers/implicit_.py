@@ -65,7 +65,7 @@ def ranking(options: dict[str, Any]) -> Run:
     return run
 
 
-def learn_bpr(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def learn_bpr(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     """BPR, an epoch at a time; scores hold an item's bias, which its factors carry in a last column."""
     implicit = need("implicit.cpu.bpr")
     model = implicit.BayesianPersonalizedRanking(
@@ -73,18 +73,20 @@ def learn_bpr(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np
         learning_rate=setting["rate"], regularization=setting["l2"],
     )
     found = matrix(train)
+    yield None
     while True:
         model.fit(found, show_progress=False)
         yield model.user_factors, model.item_factors
 
 
-def learn_als(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def learn_als(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     """Alternating least squares with conjugate gradients, a sweep over users and items at a time."""
     implicit = need("implicit.cpu.als")
     model = implicit.AlternatingLeastSquares(
         WIDTH, iterations=1, num_threads=THREADS, random_state=0, regularization=setting["l2"], alpha=setting["alpha"]
     )
     found = matrix(train)
+    yield None
     while True:
         model.fit(found, show_progress=False)
         yield model.user_factors, model.item_factors

@@ -45,10 +45,11 @@ def bpr(options: dict[str, Any]) -> Run:
     return run
 
 
-def learn(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def learn(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     """The loss that the setting names, an epoch at a time; an item's bias goes into a last column."""
     model = _model(setting["loss"], setting["rate"], setting["l2"])
     found = _matrix(train)
+    yield None
     while True:
         model.fit_partial(found, epochs=setting.get("epochs_at_once", 1), num_threads=THREADS)
         ones = np.ones((train.num_users, 1), np.float32)

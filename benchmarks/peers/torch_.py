@@ -91,10 +91,11 @@ def training(options: dict[str, Any]) -> Run:
     return run
 
 
-def learn(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def learn(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     """An epoch at a time, of matrix factorisation (`layers` 0) or LightGCN."""
     tables, torch, step = _step(train, layers=setting["layers"], rate=setting["rate"], l2=setting["l2"])
     batch = setting.get("batch", BATCH)
+    yield None
     while True:
         for chosen in torch.split(torch.randperm(len(train)), batch):
             step(chosen)
