@@ -55,6 +55,9 @@ class Settings:
     optimizer: Literal["adagrad", "row_adagrad", "adam", "sgd"] = "row_adagrad"
     """Row-sparse for mf, dense for lightgcn; row_adagrad keeps one accumulator a row, for mf only."""
     learning_rate: float = 0.05
+    """η, at the start."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Whether the rate stays, or falls linearly to 0 over `epochs`."""
     l2: float = 0.0
     """λ on the rows of a batch."""
     decay: float = 1.0
@@ -143,7 +146,11 @@ def build(settings: Settings, train: Interactions, *, observe: bool = True) -> t
         raise ValueError(f"logq corrects the softmax; objective {s.objective!r} does not read it")
     objective = {"bpr": objectives.bpr, "bce": objectives.bce}.get(s.objective, lambda: objectives.softmax(logq=s.logq))
     observation = Observation(decay=s.decay) if observe else None
-    optimizer = _row_optimizer(s) if model.tables_are_params else _dense_optimizer(s, sampler.batch_size)
+    rate: optim.Rate = s.learning_rate
+    if s.schedule == "linear":
+        rate = optax.linear_schedule(s.learning_rate, 0.0, s.epochs * sampler.num_batches)
+    rows = model.tables_are_params
+    optimizer = _row_optimizer(s, rate) if rows else _dense_optimizer(s, rate, sampler.batch_size)
     return model, sampler, make_step(model, objective(), optimizer, observation=observation, l2=s.l2)
 
 
@@ -155,19 +162,19 @@ def _backbone(s: Settings, train: Interactions) -> Model:
     return models.lightgcn(train, s.width, layers=s.layers, scale=s.init_scale)
 
 
-def _row_optimizer(s: Settings) -> optim.RowOptimizer:
+def _row_optimizer(s: Settings, rate: optim.Rate) -> optim.RowOptimizer:
     return {
         "sgd": optim.row_sgd,
         "adam": optim.row_adam,
         "adagrad": optim.row_adagrad,
         "row_adagrad": lambda rate: optim.row_adagrad(rate, by_row=True),
-    }[s.optimizer](s.learning_rate)
+    }[s.optimizer](rate)
 
 
-def _dense_optimizer(s: Settings, batch_size: int) -> optax.GradientTransformation:
+def _dense_optimizer(s: Settings, rate: optim.Rate, batch_size: int) -> optax.GradientTransformation:
     """Losses are summed over rows, so Adam's ε grows with B: the steps are those of Adam on the mean loss."""
     dense = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": lambda rate: optax.adam(rate, eps=1e-8 * batch_size)}
     if s.optimizer not in dense:
         names = ", ".join(dense)
         raise ValueError(f"{s.backbone} updates all rows, which {s.optimizer!r} cannot; choose an optimizer of {names}")
-    return dense[s.optimizer](s.learning_rate)
+    return dense[s.optimizer](rate)
