@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import analysis, metrics, models, rank, runs
+from jaxrec import analysis, explore, metrics, models, rank, runs
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.data import registry, splits
@@ -79,6 +79,7 @@ class _Choice(NamedTuple):
     epochs: int
     notes: tuple[str, ...]
     history: list[dict[str, Any]]
+    grid: dict[str, Any] | None
 
 
 def train(
@@ -114,7 +115,8 @@ def train(
     adjusted = {"plain": tables} | {name: _apply(arms[name], chosen[name], tables, ledger) for name in arms}
     with job.timed("evaluate"):
         ks = [k for k in KS if k <= split.train.num_items]
-        results = {name: evaluate(t, split, ks=ks) for name, t in adjusted.items()}
+        rankings = {name: rank_tests(t, split, k=max(ks)) for name, t in adjusted.items()}
+        results = {name: _judge(ranking, split, ks) for name, ranking in rankings.items()}
         tradeoff = _tradeoff(choice.points, arms, tables, ledger, split, settings)
     found: dict[str, Any] = {
         "data": job.dataset.name,
@@ -139,6 +141,9 @@ def train(
     runs.save_per_user(out, results)
     runs.write_readings(out, tables, ledger, split.train.item_counts)
     runs.write_lists(out, job.dataset, tables, adjusted["adjusted"])
+    runs.write_exposure(out, job.dataset, rankings["plain"], rankings["adjusted"], k=min(settings.k, max(ks)))
+    if choice.grid is not None:
+        runs.write_json(out / "grid.json", choice.grid, indent=None)
     rows = (("carved", choice.history), ("all", refitted.history))
     runs.write_history(out, [{"fit": name, **row} for name, history in rows for row in history])
     runs.write_json(out / "frontier.json", {n: [p._asdict() for p in tried] for n, tried in choice.points.items()})
@@ -157,11 +162,17 @@ def _select(job: _Job) -> _Choice:
         problem = selection.prepare(
             tables, ledger, carved.train, carved.valid, k=settings.k, max_users=settings.select_users, seed=seed
         )
+        arms = selection.arms(tables, ledger, carved.train, seed=seed)
         points = {
             name: selection.frontier(problem, arm, budget=_budget(name, settings), seed=seed)
-            for name, arm in selection.arms(tables, ledger, carved.train, seed=seed).items()
+            for name, arm in arms.items()
         }
-    return _Choice(points, max(fitted.best_epoch, 1), carved.notes[len(job.dataset.split.notes) :], fitted.history)
+    with job.timed("explore"):
+        strengths = _choose(points["adjusted"], settings).strengths
+        names = job.dataset.item_names
+        grid = explore.grid(problem, arms["adjusted"], carved.train, selected=strengths, item_names=names)
+    notes = carved.notes[len(job.dataset.split.notes) :]
+    return _Choice(points, max(fitted.best_epoch, 1), notes, fitted.history, grid)
 
 
 def _read_choice(run: Path, job: _Job) -> _Choice:
@@ -171,7 +182,9 @@ def _read_choice(run: Path, job: _Job) -> _Choice:
         raise ValueError(f"{run} is of other data or settings ({found['data']}); select from a run of the same ones")
     frontier = runs.read_json(run / "frontier.json")
     points = {name: [selection.Point(**p) for p in tried] for name, tried in frontier.items()}
-    return _Choice(points, found["best_epoch"], (f"strengths and epochs as selected with seed {found['seed']}",), [])
+    grid = runs.read_json(run / "grid.json") if (run / "grid.json").exists() else None
+    note = f"strengths and epochs as selected with seed {found['seed']}"
+    return _Choice(points, found["best_epoch"], (note,), [], grid)
 
 
 def _present(ledger: GradientLedger | None) -> GradientLedger:
@@ -222,8 +235,16 @@ def _apply(arm: selection.Arm, point: selection.Point, tables: Tables, ledger: G
 
 def evaluate(tables: Tables, split: Split, *, ks: Sequence[int] = KS) -> dict[str, metrics.Evaluation]:
     """Every metric on every test, from one ranking of the users that have test items; train and valid masked."""
+    return _judge(rank_tests(tables, split, k=max(ks)), split, ks)
+
+
+def rank_tests(tables: Tables, split: Split, *, k: int) -> rank.TopK:
+    """The lists of all users that have test items; train and valid masked."""
     users = np.flatnonzero(np.sum([t.user_counts for t in split.tests.values()], axis=0) > 0)
-    ranking = rank.top_k(tables, users, [split.train, *split.valid.values()], k=max(ks))
+    return rank.top_k(tables, users, [split.train, *split.valid.values()], k=k)
+
+
+def _judge(ranking: rank.TopK, split: Split, ks: Sequence[int]) -> dict[str, metrics.Evaluation]:
     return {name: metrics.evaluate(ranking, test, split.train, ks=ks) for name, test in split.tests.items()}
 
 

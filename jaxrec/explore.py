@@ -1,0 +1,228 @@
+"""A small grid over an arm's strengths, measured on validation data: what a page with a slider for each strength shows.
+
+Each setting of the grid has the accuracy on every validation part, the popularity of what is recommended, and the
+lists of a few users. Tests are not seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import rank
+from jaxrec.data.interactions import Interactions
+from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
+from jaxrec.metrics.popularity import group_names, popularity_groups, profile_popularity
+from jaxrec.select import Arm, Problem
+from jaxrec.transforms.adjustment import fold_bias
+from jaxrec.types import Array, Tables
+
+GROUPS = ("head", "mid", "tail")
+SCORES = 3_000_000_000  # that a grid may take where nobody says how many points it has: seconds on 2 CPU cores
+
+
+def levels(arm: Arm, *, selected: Mapping[str, float], most: int = 256) -> list[list[float]]:
+    """The levels of each strength, ascending, their product at most `most` points where two levels each allow that.
+
+    0 is one of them wherever the box holds it, and so is the selected strength, unless it is too near to 0 to be told
+    apart. Strengths that start at 0 are spaced by squares, denser near 0, up to twice the selected one or a third of
+    the box; these get more levels than those that may be negative, at most 7 against 3.
+
+    >>> arm = Arm(("a", "b"), (0, -1), (9, 1), lambda s: lambda tables, ledger: tables)
+    >>> levels(arm, selected={"a": 4.0, "b": 0.0}, most=16)
+    [[0.0, 0.5, 2.0, 4.0, 8.0], [-1.0, 0.0, 1.0]]
+    """
+    wanted = [7 if low >= 0 else 3 for low in arm.low]
+    counts = [2] * len(wanted)
+    while True:
+        room = [n for n, count in enumerate(counts) if count < wanted[n]]
+        room = [n for n in room if np.prod(counts) // counts[n] * (counts[n] + 1) <= most]
+        if not room:
+            break
+        counts[min(room, key=lambda n: (counts[n], -wanted[n], n))] += 1
+    return [
+        _spaced(low, high, count, selected.get(name, 0.0))
+        for name, low, high, count in zip(arm.names, arm.low, arm.high, counts, strict=True)
+    ]
+
+
+def _spaced(low: float, high: float, count: int, chosen: float) -> list[float]:
+    where = np.linspace(0, 1, count)
+    if low == 0:
+        found = where**2 * min(high, max(2 * chosen, high / 3))
+    else:
+        found = low + where * (high - low)
+    zero = int(np.argmin(np.abs(found)))
+    if low <= 0 <= high:
+        found[zero] = 0.0
+    nearest = int(np.argmin(np.abs(found - chosen)))
+    apart = abs(chosen) > 0.02 * (high - low)
+    if nearest == zero and apart:
+        nearest = min(zero + 1, count - 1) if chosen > 0 else max(zero - 1, 0)
+    if nearest != zero:
+        found[nearest] = chosen
+    return [_short(value) for value in np.unique(found)]
+
+
+def grid(
+    problem: Problem,
+    arm: Arm,
+    train: Interactions,
+    *,
+    selected: Mapping[str, float],
+    item_names: np.ndarray | None = None,
+    points: int | None = None,
+    users: int = 512,
+    listed: int = 4,
+    length: int = 10,
+) -> dict[str, Any]:
+    """Measures every setting of `levels(arm)`, as JSON.
+
+    `problem` holds tables, ledger and validation parts; about `users` of its users are measured, every n-th block of
+    them. `train` is what its tables were trained on, `item_names` [I] what a person calls the items, `selected` the
+    strengths that selection chose. Costs points x users rankings; `points` is chosen between 81 and 400 if None.
+
+        strengths   name, levels, and which level is the selected one
+        metrics     names of the columns of `values`: natural/ndcg@20, arp@20, ..., head, mid, tail (shares of places)
+        values      a row for each setting, the last strength changing fastest; the row of strengths 0 is `plain`
+        items       name, popularity and group of the items that occur below
+        people      a few users from niche to mainstream: profile and `liked` (validation), as places in `items`
+        lists       [setting][user], places in `items`, best first
+    """
+    few = _thin(problem, users)
+    if points is None:
+        points = min(max(SCORES // (sum(map(len, few.users)) * train.num_items), 81), 400)
+    chosen_levels = levels(arm, selected=selected, most=points)
+    settings = list(product(*chosen_levels))
+    run = jax.jit(lambda tables, ledger, s: fold_bias(arm.adjust(s)(tables, ledger)))
+    rows = _listed_rows(few, train, listed)
+    values: list[list[float]] = []
+    lists: list[np.ndarray] = []
+    for setting in settings:
+        tables = run(few.tables, few.ledger, jnp.asarray(setting, jnp.float32))
+        ranked, measured = _measure(few, tables, train)
+        values.append([_short(value) for value in measured.values()])
+        lists.append(ranked[rows, :length])
+    who = np.concatenate(few.users)[rows]
+    profiles, liked = _histories(few, train, rows, who, length)
+    known, places = _catalogue(train, item_names, [np.stack(lists).ravel(), *profiles, *liked])
+    return {
+        "k": few.k,
+        "parts": list(few.parts),
+        "users": int(sum(_real(few, n).sum() for n in range(len(few.users)))),
+        "strengths": [
+            {"name": name, "levels": found, "selected": _nearest(found, selected.get(name, 0.0))}
+            for name, found in zip(arm.names, chosen_levels, strict=True)
+        ],
+        "metrics": list(measured),
+        "values": values,
+        "plain": int(np.argmin([np.abs(setting).sum() for setting in settings])),
+        "items": known,
+        "people": [
+            {"user": str(train.user_ids[u]), "profile": places(p), "liked": places(q)}
+            for u, p, q in zip(who, profiles, liked, strict=True)
+        ],
+        "lists": [[places(found) for found in setting] for setting in lists],
+    }
+
+
+def _thin(problem: Problem, users: int) -> Problem:
+    """Every n-th block of users; they are ordered by activity, so all kinds stay."""
+    block = len(problem.users[0])
+    step = max(1, len(problem.users) * block // max(users, block))
+    return problem._replace(
+        users=problem.users[::step], excluded=problem.excluded[::step], relevant=problem.relevant[::step]
+    )
+
+
+def _real(problem: Problem, n: int) -> np.ndarray:
+    """Which rows of a block are users and no padding: those with relevant items."""
+    return np.any([np.any(np.asarray(own) >= 0, axis=1) for own in problem.relevant[n]], axis=0)
+
+
+@jax.jit(static_argnames="k")
+def _rank_and_judge(
+    tables: Tables, users: Array, excluded: Array, relevant: tuple[Array, ...], k: int
+) -> tuple[Array, list[tuple[Array, Array, Array]]]:
+    """Items [b, k], and for each part recall, ndcg and whether there are relevant items, each [b]."""
+    items, _ = rank.rank_block(tables, users, excluded, k)
+    judged = []
+    for own in relevant:
+        count = jnp.sum(own >= 0, axis=1)
+        hits = is_hit(items, own)
+        judged.append((recall_from_hits(hits, count), ndcg_from_hits(hits, count, k), count > 0))
+    return items, judged
+
+
+def _measure(problem: Problem, tables: Tables, train: Interactions) -> tuple[np.ndarray, dict[str, float]]:
+    """The lists [N, k] of all rows, padding included, and the metrics of the users among them."""
+    found: list[Any] = [None] * len(problem.users)
+
+    def run(n: int) -> None:
+        block = _rank_and_judge(tables, problem.users[n], problem.excluded[n], problem.relevant[n], problem.k)
+        found[n] = jax.tree.map(np.asarray, block)
+
+    rank.run_all(run, range(len(problem.users)))
+    items = np.concatenate([block[0] for block in found])
+    measured: dict[str, float] = {}
+    for p, part in enumerate(problem.parts):
+        recall, ndcg, some = (np.concatenate([block[1][p][c] for block in found]) for c in range(3))
+        total = max(int(some.sum()), 1)
+        measured[f"{part}/recall@{problem.k}"] = float(recall[some].sum(dtype=np.float64)) / total
+        measured[f"{part}/ndcg@{problem.k}"] = float(ndcg[some].sum(dtype=np.float64)) / total
+    real = np.concatenate([_real(problem, n) for n in range(len(problem.users))])
+    shown = items[real]
+    there = shown >= 0
+    placed = shown[there]
+    by_user = np.where(there, train.item_counts[shown], 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    measured[f"arp@{problem.k}"] = float(by_user.mean())
+    measured[f"coverage@{problem.k}"] = len(np.unique(placed)) / train.num_items
+    groups = popularity_groups(train.item_counts)
+    return items, measured | {name: float(groups[name][placed].mean()) for name in GROUPS}
+
+
+def _listed_rows(problem: Problem, train: Interactions, listed: int) -> np.ndarray:
+    """Rows of a few users, from niche to mainstream by the popularity of their profiles."""
+    everyone = np.concatenate(problem.users)
+    real = np.concatenate([_real(problem, n) for n in range(len(problem.users))])
+    enough = real & (train.user_counts[everyone] >= min(5, train.user_counts[everyone[real]].max()))
+    rows = np.flatnonzero(enough)
+    rows = rows[np.argsort(profile_popularity(train)[everyone[rows]], kind="stable")]
+    return rows[np.linspace(0, len(rows) - 1, min(listed, len(rows))).astype(int)]
+
+
+def _histories(
+    problem: Problem, train: Interactions, rows: np.ndarray, who: np.ndarray, length: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The first items of each profile, and the validation items of all parts."""
+    pointers, items = train.csr()
+    block = len(problem.users[0])
+    liked = []
+    for row in rows:
+        own = np.concatenate([np.asarray(part)[row % block] for part in problem.relevant[row // block]])
+        liked.append(np.unique(own[own >= 0]))
+    return [items[pointers[u] : pointers[u + 1]][:length] for u in who], liked
+
+
+def _catalogue(train: Interactions, names: np.ndarray | None, used: Sequence[np.ndarray]) -> tuple[list[Any], Any]:
+    """The items that occur, as JSON, and the function from items to places among them."""
+    ids = np.unique(np.concatenate(used))
+    ids = ids[ids >= 0]
+    names = train.item_ids.astype(str) if names is None else names
+    group = group_names(train.item_counts)
+    known = [{"item": str(names[i]), "popularity": int(train.item_counts[i]), "group": str(group[i])} for i in ids]
+    return known, lambda items: np.searchsorted(ids, items[items >= 0]).tolist()
+
+
+def _nearest(found: Sequence[float], value: float) -> int:
+    return int(np.argmin(np.abs(np.asarray(found) - value)))
+
+
+def _short(value: float) -> float:
+    """Five significant digits, which keep the file small."""
+    return float(f"{value:.5g}")
