@@ -85,7 +85,7 @@ def grid(
 
     `problem` holds tables, ledger and validation parts; about `users` of its users are measured, every n-th block of
     them. `train` is what its tables were trained on, `item_names` [I] what a person calls the items, `selected` the
-    strengths that selection chose. Costs points x users rankings; `points` is chosen between 81 and 400 if None.
+    strengths that selection chose. Costs points x users rankings; `points` is chosen between 81 and 256 if None.
 
         strengths   name, levels, and which level is the selected one
         metrics     names of the columns of `values`: natural/ndcg@20, arp@20, ..., head, mid, tail (shares of places)
@@ -96,16 +96,18 @@ def grid(
     """
     few = _thin(problem, users)
     if points is None:
-        points = min(max(SCORES // (sum(map(len, few.users)) * train.num_items), 81), 400)
+        points = min(max(SCORES // (sum(map(len, few.users)) * train.num_items), 81), 256)
     chosen_levels = levels(arm, selected=selected, most=points)
     settings = list(product(*chosen_levels))
     run = jax.jit(lambda tables, ledger, s: fold_bias(arm.adjust(s)(tables, ledger)))
-    rows = _listed_rows(few, train, listed)
+    real = np.concatenate([_real(few, n) for n in range(len(few.users))])
+    rows = _listed_rows(few, train, real, listed)
+    group = np.argmax([popularity_groups(train.item_counts)[name] for name in GROUPS], axis=0)
     values: list[list[float]] = []
     lists: list[np.ndarray] = []
     for setting in settings:
         tables = run(few.tables, few.ledger, jnp.asarray(setting, jnp.float32))
-        ranked, measured = _measure(few, tables, train)
+        ranked, measured = _measure(few, tables, train.item_counts, group, real)
         values.append([_short(value) for value in measured.values()])
         lists.append(ranked[rows, :length])
     who = np.concatenate(few.users)[rows]
@@ -114,7 +116,7 @@ def grid(
     return {
         "k": few.k,
         "parts": list(few.parts),
-        "users": int(sum(_real(few, n).sum() for n in range(len(few.users)))),
+        "users": int(real.sum()),
         "strengths": [
             {"name": name, "levels": found, "selected": _nearest(found, selected.get(name, 0.0))}
             for name, found in zip(arm.names, chosen_levels, strict=True)
@@ -148,48 +150,51 @@ def _real(problem: Problem, n: int) -> np.ndarray:
 @jax.jit(static_argnames="k")
 def _rank_and_judge(
     tables: Tables, users: Array, excluded: Array, relevant: tuple[Array, ...], k: int
-) -> tuple[Array, list[tuple[Array, Array, Array]]]:
-    """Items [b, k], and for each part recall, ndcg and whether there are relevant items, each [b]."""
+) -> tuple[Array, list[Array]]:
+    """Items [b, k], and for each part Σ recall, Σ ndcg and the number of users with relevant items [3]."""
     items, _ = rank.rank_block(tables, users, excluded, k)
-    judged = []
+    sums = []
     for own in relevant:
         count = jnp.sum(own >= 0, axis=1)
         hits = is_hit(items, own)
-        judged.append((recall_from_hits(hits, count), ndcg_from_hits(hits, count, k), count > 0))
-    return items, judged
+        some = (count > 0).astype(jnp.float32)
+        found = (recall_from_hits(hits, count) * some, ndcg_from_hits(hits, count, k) * some, some)
+        sums.append(jnp.stack([jnp.sum(values) for values in found]))
+    return items, sums
 
 
-def _measure(problem: Problem, tables: Tables, train: Interactions) -> tuple[np.ndarray, dict[str, float]]:
-    """The lists [N, k] of all rows, padding included, and the metrics of the users among them."""
+def _measure(
+    problem: Problem, tables: Tables, counts: np.ndarray, group: np.ndarray, real: np.ndarray
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The lists [N, k] of all rows, padding included, and the metrics of the users among them.
+
+    `group` [I] is the place in GROUPS of each item, `real` [N] says which rows are users.
+    """
     found: list[Any] = [None] * len(problem.users)
 
     def run(n: int) -> None:
         block = _rank_and_judge(tables, problem.users[n], problem.excluded[n], problem.relevant[n], problem.k)
-        found[n] = jax.tree.map(np.asarray, block)
+        found[n] = jax.device_get(block)
 
     rank.run_all(run, range(len(problem.users)))
     items = np.concatenate([block[0] for block in found])
     measured: dict[str, float] = {}
-    for p, part in enumerate(problem.parts):
-        recall, ndcg, some = (np.concatenate([block[1][p][c] for block in found]) for c in range(3))
-        total = max(int(some.sum()), 1)
-        measured[f"{part}/recall@{problem.k}"] = float(recall[some].sum(dtype=np.float64)) / total
-        measured[f"{part}/ndcg@{problem.k}"] = float(ndcg[some].sum(dtype=np.float64)) / total
-    real = np.concatenate([_real(problem, n) for n in range(len(problem.users))])
+    for part, sums in zip(problem.parts, np.sum([block[1] for block in found], axis=0, dtype=np.float64), strict=True):
+        measured[f"{part}/recall@{problem.k}"] = sums[0] / max(sums[2], 1)
+        measured[f"{part}/ndcg@{problem.k}"] = sums[1] / max(sums[2], 1)
     shown = items[real]
     there = shown >= 0
-    placed = shown[there]
-    by_user = np.where(there, train.item_counts[shown], 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
-    measured[f"arp@{problem.k}"] = float(by_user.mean())
-    measured[f"coverage@{problem.k}"] = len(np.unique(placed)) / train.num_items
-    groups = popularity_groups(train.item_counts)
-    return items, measured | {name: float(groups[name][placed].mean()) for name in GROUPS}
+    by_user = np.where(there, counts[shown], 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    places = np.bincount(shown[there], minlength=len(counts))
+    measured[f"arp@{problem.k}"] = by_user.mean()
+    measured[f"coverage@{problem.k}"] = np.count_nonzero(places) / len(counts)
+    shares = np.bincount(group, places, minlength=len(GROUPS)) / max(places.sum(), 1)
+    return items, measured | dict(zip(GROUPS, shares, strict=True))
 
 
-def _listed_rows(problem: Problem, train: Interactions, listed: int) -> np.ndarray:
+def _listed_rows(problem: Problem, train: Interactions, real: np.ndarray, listed: int) -> np.ndarray:
     """Rows of a few users, from niche to mainstream by the popularity of their profiles."""
     everyone = np.concatenate(problem.users)
-    real = np.concatenate([_real(problem, n) for n in range(len(problem.users))])
     enough = real & (train.user_counts[everyone] >= min(5, train.user_counts[everyone[real]].max()))
     rows = np.flatnonzero(enough)
     rows = rows[np.argsort(profile_popularity(train)[everyone[rows]], kind="stable")]
