@@ -18,7 +18,7 @@ from jaxrec import rank
 from jaxrec.data.interactions import Interactions
 from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
 from jaxrec.metrics.popularity import group_names, popularity_groups, profile_popularity
-from jaxrec.select import Arm, Problem
+from jaxrec.select import Arm, Point, Problem
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
 
@@ -26,16 +26,26 @@ GROUPS = ("head", "mid", "tail")
 SCORES = 3_000_000_000  # that a grid may take where nobody says how many points it has: seconds on 2 CPU cores
 
 
-def levels(arm: Arm, *, selected: Mapping[str, float], most: int = 256) -> list[list[float]]:
+def reach(tried: Sequence[Point]) -> dict[str, float]:
+    """The largest of each strength among the tried points that no other beats on every validation part's NDCG."""
+    ndcg = np.array([[v for part in p.metrics.values() for n, v in part.items() if n.startswith("ndcg")] for p in tried])
+    beaten = [np.any(np.all(ndcg >= own, axis=1) & np.any(ndcg > own, axis=1)) for own in ndcg]
+    best = [p.strengths for p, worse in zip(tried, beaten, strict=True) if not worse]
+    return {name: max(strengths[name] for strengths in best) for name in best[0]}
+
+
+def levels(
+    arm: Arm, *, selected: Mapping[str, float], reach: Mapping[str, float] | None = None, most: int = 256
+) -> list[list[float]]:
     """The levels of each strength, ascending, their product at most `most` points where two levels each allow that.
 
     0 is one of them wherever the box holds it, and so is the selected strength, unless it is too near to 0 to be told
-    apart. Strengths that start at 0 are spaced by squares, denser near 0, up to twice the selected one or a third of
-    the box; these get more levels than those that may be negative, at most 7 against 3.
+    apart. Strengths that start at 0 are spaced by squares, denser near 0, up to a quarter more than their `reach` (the
+    box where there is none); these get more levels than those that may be negative, at most 7 against 3.
 
     >>> arm = Arm(("a", "b"), (0, -1), (9, 1), lambda s: lambda tables, ledger: tables)
     >>> levels(arm, selected={"a": 4.0, "b": 0.0}, most=16)
-    [[0.0, 0.5, 2.0, 4.0, 8.0], [-1.0, 0.0, 1.0]]
+    [[0.0, 0.5625, 2.25, 4.0, 9.0], [-1.0, 0.0, 1.0]]
     """
     wanted = [7 if low >= 0 else 3 for low in arm.low]
     counts = [2] * len(wanted)
@@ -45,16 +55,17 @@ def levels(arm: Arm, *, selected: Mapping[str, float], most: int = 256) -> list[
         if not room:
             break
         counts[min(room, key=lambda n: (counts[n], -wanted[n], n))] += 1
+    far = {} if reach is None else reach
     return [
-        _spaced(low, high, count, selected.get(name, 0.0))
+        _spaced(low, high, min(high, 1.25 * max(far.get(name, high), 0.1 * high)), count, selected.get(name, 0.0))
         for name, low, high, count in zip(arm.names, arm.low, arm.high, counts, strict=True)
     ]
 
 
-def _spaced(low: float, high: float, count: int, chosen: float) -> list[float]:
+def _spaced(low: float, high: float, top: float, count: int, chosen: float) -> list[float]:
     where = np.linspace(0, 1, count)
     if low == 0:
-        found = where**2 * min(high, max(2 * chosen, high / 3))
+        found = where**2 * top
     else:
         found = low + where * (high - low)
     zero = int(np.argmin(np.abs(found)))
@@ -75,6 +86,7 @@ def grid(
     train: Interactions,
     *,
     selected: Mapping[str, float],
+    tried: Sequence[Point] = (),
     item_names: np.ndarray | None = None,
     points: int | None = None,
     users: int = 512,
@@ -85,7 +97,8 @@ def grid(
 
     `problem` holds tables, ledger and validation parts; about `users` of its users are measured, every n-th block of
     them. `train` is what its tables were trained on, `item_names` [I] what a person calls the items, `selected` the
-    strengths that selection chose. Costs points x users rankings; `points` is chosen between 81 and 256 if None.
+    strengths that selection chose among the points that it `tried`, which tell how far the grid reaches. Costs
+    points x users rankings; `points` is chosen between 81 and 256 if None.
 
         strengths   name, levels, and which level is the selected one
         metrics     names of the columns of `values`: natural/ndcg@20, arp@20, ..., head, mid, tail (shares of places)
@@ -97,7 +110,7 @@ def grid(
     few = _thin(problem, users)
     if points is None:
         points = min(max(SCORES // (sum(map(len, few.users)) * train.num_items), 81), 256)
-    chosen_levels = levels(arm, selected=selected, most=points)
+    chosen_levels = levels(arm, selected=selected, reach=reach(tried) if tried else None, most=points)
     settings = list(product(*chosen_levels))
     run = jax.jit(lambda tables, ledger, s: fold_bias(arm.adjust(s)(tables, ledger)))
     real = np.concatenate([_real(few, n) for n in range(len(few.users))])
@@ -179,7 +192,8 @@ def _measure(
     rank.run_all(run, range(len(problem.users)))
     items = np.concatenate([block[0] for block in found])
     measured: dict[str, float] = {}
-    for part, sums in zip(problem.parts, np.sum([block[1] for block in found], axis=0, dtype=np.float64), strict=True):
+    totals: list[list[float]] = np.array([block[1] for block in found], np.float64).sum(axis=0).tolist()
+    for part, sums in zip(problem.parts, totals, strict=True):
         measured[f"{part}/recall@{problem.k}"] = sums[0] / max(sums[2], 1)
         measured[f"{part}/ndcg@{problem.k}"] = sums[1] / max(sums[2], 1)
     shown = items[real]

@@ -170,7 +170,9 @@ def _select(job: _Job) -> _Choice:
     with job.timed("explore"):
         strengths = _choose(points["adjusted"], settings).strengths
         names = job.dataset.item_names
-        grid = explore.grid(problem, arms["adjusted"], carved.train, selected=strengths, item_names=names)
+        grid = explore.grid(
+            problem, arms["adjusted"], carved.train, selected=strengths, tried=points["adjusted"], item_names=names
+        )
     notes = carved.notes[len(job.dataset.split.notes) :]
     return _Choice(points, max(fitted.best_epoch, 1), notes, fitted.history, grid)
 
