@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,9 @@ SCORES = 3_000_000_000  # that a grid may take where nobody says how many points
 
 
 def reach(tried: Sequence[Point]) -> dict[str, float]:
-    """The largest of each strength among the tried points that no other beats on every validation part's NDCG."""
-    ndcg = np.array([[v for part in p.metrics.values() for n, v in part.items() if n.startswith("ndcg")] for p in tried])
+    """The largest of each strength among the tried points that none beats by NDCG on all validation parts."""
+    parts = [[values for part in p.metrics.values() for values in part.items()] for p in tried]
+    ndcg = np.array([[value for name, value in values if name.startswith("ndcg")] for values in parts])
     beaten = [np.any(np.all(ndcg >= own, axis=1) & np.any(ndcg > own, axis=1)) for own in ndcg]
     best = [p.strengths for p, worse in zip(tried, beaten, strict=True) if not worse]
     return {name: max(strengths[name] for strengths in best) for name in best[0]}
@@ -95,10 +96,10 @@ def grid(
 ) -> dict[str, Any]:
     """Measures every setting of `levels(arm)`, as JSON.
 
-    `problem` holds tables, ledger and validation parts; about `users` of its users are measured, every n-th block of
-    them. `train` is what its tables were trained on, `item_names` [I] what a person calls the items, `selected` the
-    strengths that selection chose among the points that it `tried`, which tell how far the grid reaches. Costs
-    points x users rankings; `points` is chosen between 81 and 256 if None.
+    `problem` holds tables, ledger and validation parts; at most `users` of its users are measured. `train` is what its
+    tables were trained on, `item_names` [I] what a person calls the items, `selected` the strengths that selection
+    chose among the points that it `tried`, which tell how far the grid reaches. Costs points x users rankings;
+    `points` is chosen between 81 and 256 if None.
 
         strengths   name, levels, and which level is the selected one
         metrics     names of the columns of `values`: natural/ndcg@20, arp@20, ..., head, mid, tail (shares of places)
@@ -107,29 +108,28 @@ def grid(
         people      a few users from niche to mainstream: profile and `liked` (validation), as places in `items`
         lists       [setting][user], places in `items`, best first
     """
-    few = _thin(problem, users)
+    few = _few(problem, users, train.num_items)
     if points is None:
-        points = min(max(SCORES // (sum(map(len, few.users)) * train.num_items), 81), 256)
+        points = min(max(SCORES // (few.users.size * train.num_items), 81), 256)
     chosen_levels = levels(arm, selected=selected, reach=reach(tried) if tried else None, most=points)
     settings = list(product(*chosen_levels))
     run = jax.jit(lambda tables, ledger, s: fold_bias(arm.adjust(s)(tables, ledger)))
-    real = np.concatenate([_real(few, n) for n in range(len(few.users))])
-    rows = _listed_rows(few, train, real, listed)
+    rows = _listed_rows(few.users.ravel(), train, listed)
     group = np.argmax([popularity_groups(train.item_counts)[name] for name in GROUPS], axis=0)
     values: list[list[float]] = []
     lists: list[np.ndarray] = []
     for setting in settings:
-        tables = run(few.tables, few.ledger, jnp.asarray(setting, jnp.float32))
-        ranked, measured = _measure(few, tables, train.item_counts, group, real)
+        tables = run(problem.tables, problem.ledger, jnp.asarray(setting, jnp.float32))
+        ranked, measured = _measure(problem, few, tables, train.item_counts, group)
         values.append([_short(value) for value in measured.values()])
         lists.append(ranked[rows, :length])
-    who = np.concatenate(few.users)[rows]
+    who = few.users.ravel()[rows]
     profiles, liked = _histories(few, train, rows, who, length)
     known, places = _catalogue(train, item_names, [np.stack(lists).ravel(), *profiles, *liked])
     return {
-        "k": few.k,
-        "parts": list(few.parts),
-        "users": int(real.sum()),
+        "k": problem.k,
+        "parts": list(problem.parts),
+        "users": int(few.users.size),
         "strengths": [
             {"name": name, "levels": found, "selected": _nearest(found, selected.get(name, 0.0))}
             for name, found in zip(arm.names, chosen_levels, strict=True)
@@ -146,18 +146,31 @@ def grid(
     }
 
 
-def _thin(problem: Problem, users: int) -> Problem:
-    """Every n-th block of users; they are ordered by activity, so all kinds stay."""
-    block = len(problem.users[0])
-    step = max(1, len(problem.users) * block // max(users, block))
-    return problem._replace(
-        users=problem.users[::step], excluded=problem.excluded[::step], relevant=problem.relevant[::step]
-    )
+class _Few(NamedTuple):
+    """Some users of a Problem in blocks of equal size, ordered by activity."""
+
+    users: np.ndarray  # [G, b]
+    excluded: np.ndarray  # [G, b, M]
+    relevant: tuple[np.ndarray, ...]  # a [G, b, T] each part, padded with -1
 
 
-def _real(problem: Problem, n: int) -> np.ndarray:
-    """Which rows of a block are users and no padding: those with relevant items."""
-    return np.any([np.any(np.asarray(own) >= 0, axis=1) for own in problem.relevant[n]], axis=0)
+def _few(problem: Problem, most: int, num_items: int, block: int = 128) -> _Few:
+    """Evenly chosen users, so that all kinds stay; less than a block's number of them is left over."""
+    users = np.concatenate(problem.users)
+    excluded = _joined(problem.excluded, num_items)
+    relevant = [_joined([chunk[p] for chunk in problem.relevant], -1) for p in range(len(problem.parts))]
+    real = np.flatnonzero(np.any([np.any(own >= 0, axis=1) for own in relevant], axis=0))  # others are padding
+    chosen = real[np.linspace(0, len(real) - 1, min(most, len(real))).astype(int)]
+    groups = -(-len(chosen) // block)
+    chosen = chosen[: len(chosen) // groups * groups].reshape(groups, -1)
+    return _Few(users[chosen], excluded[chosen], tuple(own[chosen] for own in relevant))
+
+
+def _joined(lists: Sequence[np.ndarray], fill: int) -> np.ndarray:
+    """Padded lists of different widths as one array."""
+    width = max(part.shape[1] for part in lists)
+    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=fill) for p in map(np.asarray, lists)]
+    return np.concatenate(padded)
 
 
 @jax.jit(static_argnames="k")
@@ -177,54 +190,45 @@ def _rank_and_judge(
 
 
 def _measure(
-    problem: Problem, tables: Tables, counts: np.ndarray, group: np.ndarray, real: np.ndarray
+    problem: Problem, few: _Few, tables: Tables, counts: np.ndarray, group: np.ndarray
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """The lists [N, k] of all rows, padding included, and the metrics of the users among them.
-
-    `group` [I] is the place in GROUPS of each item, `real` [N] says which rows are users.
-    """
-    found: list[Any] = [None] * len(problem.users)
+    """The lists [N, k] of the few users, and their metrics; `group` [I] is the place in GROUPS of each item."""
+    found: list[Any] = [None] * len(few.users)
 
     def run(n: int) -> None:
-        block = _rank_and_judge(tables, problem.users[n], problem.excluded[n], problem.relevant[n], problem.k)
-        found[n] = jax.device_get(block)
+        relevant = tuple(own[n] for own in few.relevant)
+        found[n] = jax.device_get(_rank_and_judge(tables, few.users[n], few.excluded[n], relevant, problem.k))
 
-    rank.run_all(run, range(len(problem.users)))
+    rank.run_all(run, range(len(few.users)))
     items = np.concatenate([block[0] for block in found])
-    measured: dict[str, float] = {}
     totals: list[list[float]] = np.array([block[1] for block in found], np.float64).sum(axis=0).tolist()
+    measured: dict[str, float] = {}
     for part, sums in zip(problem.parts, totals, strict=True):
         measured[f"{part}/recall@{problem.k}"] = sums[0] / max(sums[2], 1)
         measured[f"{part}/ndcg@{problem.k}"] = sums[1] / max(sums[2], 1)
-    shown = items[real]
-    there = shown >= 0
-    by_user = np.where(there, counts[shown], 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
-    places = np.bincount(shown[there], minlength=len(counts))
+    there = items >= 0
+    by_user = np.where(there, counts[items], 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    places = np.bincount(items[there], minlength=len(counts))
     measured[f"arp@{problem.k}"] = by_user.mean()
     measured[f"coverage@{problem.k}"] = np.count_nonzero(places) / len(counts)
     shares = np.bincount(group, places, minlength=len(GROUPS)) / max(places.sum(), 1)
     return items, measured | dict(zip(GROUPS, shares, strict=True))
 
 
-def _listed_rows(problem: Problem, train: Interactions, real: np.ndarray, listed: int) -> np.ndarray:
+def _listed_rows(users: np.ndarray, train: Interactions, listed: int) -> np.ndarray:
     """Rows of a few users, from niche to mainstream by the popularity of their profiles."""
-    everyone = np.concatenate(problem.users)
-    enough = real & (train.user_counts[everyone] >= min(5, train.user_counts[everyone[real]].max()))
-    rows = np.flatnonzero(enough)
-    rows = rows[np.argsort(profile_popularity(train)[everyone[rows]], kind="stable")]
+    rows = np.flatnonzero(train.user_counts[users] >= min(5, train.user_counts[users].max()))
+    rows = rows[np.argsort(profile_popularity(train)[users[rows]], kind="stable")]
     return rows[np.linspace(0, len(rows) - 1, min(listed, len(rows))).astype(int)]
 
 
 def _histories(
-    problem: Problem, train: Interactions, rows: np.ndarray, who: np.ndarray, length: int
+    few: _Few, train: Interactions, rows: np.ndarray, who: np.ndarray, length: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The first items of each profile, and the validation items of all parts."""
     pointers, items = train.csr()
-    block = len(problem.users[0])
-    liked = []
-    for row in rows:
-        own = np.concatenate([np.asarray(part)[row % block] for part in problem.relevant[row // block]])
-        liked.append(np.unique(own[own >= 0]))
+    tested = np.concatenate([own.reshape(few.users.size, -1) for own in few.relevant], axis=1)
+    liked = [np.unique(own[own >= 0]) for own in tested[rows]]
     return [items[pointers[u] : pointers[u + 1]][:length] for u in who], liked
 
 

@@ -1,7 +1,8 @@
 """A RUN folder: what each file holds, written and read in one place. No pickle is written or loaded.
 
     metrics.json      tests -> test -> arm -> metric, what was selected, comparisons, the trade-off, the claims
-    history.jsonl     one line an epoch, of both fits
+    settings.json     what the run was started with, from its start on
+    history.jsonl     one line an epoch, of both fits, from its first epoch on
     frontier.json     every point that was tried on validation, by arm
     grid.json         a small grid over the strengths of the adjustment, on validation (`jaxrec.explore.grid`)
     embeddings.npz    user [U, D], item [I, D], user_ids, item_ids; user_adjusted, item_adjusted
@@ -71,9 +72,11 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def write_history(run: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes `history.jsonl`."""
-    (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a line of JSON for each row, all of them or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
 
 
 def save_tables(run: Path, train: Interactions, plain: Tables, adjusted: Tables) -> None:
