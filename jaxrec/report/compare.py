@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.report import figures
-from jaxrec.report.markup import arm_name, document, escape, section, table
+from jaxrec.report.markup import ARMS, document, escape, section, table
 from jaxrec.report.page import Run, accuracy_table, metric_cut, read
 
 
@@ -52,12 +52,15 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _tests(found: dict[str, Run]) -> list[str]:
+    """One table a test, or a test and a data set where these differ."""
     tests: dict[str, dict[str, dict[str, float]]] = {}
     wanted = metric_cut(next(iter(found.values())).found)
+    several = len({run.found.get("data") for run in found.values()}) > 1
     for name, run in found.items():
         for test, arms in run.tests.items():
-            labels = {f"{name}: {arm_name(arm)}": values for arm, values in arms.items()}
-            tests.setdefault(test, {}).update(labels)
+            title = f"{run.found.get('data')}, {test}" if several else test
+            labels = {f"{name}: {ARMS.get(arm, arm)}": values for arm, values in arms.items()}
+            tests.setdefault(title, {}).update(labels)
     return [accuracy_table(test, arms, wanted) for test, arms in tests.items()]
 
 
@@ -78,11 +81,12 @@ def _frontiers(found: dict[str, Run]) -> str:
                 front = figures.pareto(xy if absolute else 100 * (xy / np.maximum(xy[0], 1e-12) - 1))
                 style = {"color": figures.SERIES[n % 6], "linestyle": figures.LINES[arm]}
                 axes[0].plot(*front.T, marker="os^Dv"[n % 5], ms=5, label=f"{name}, {arm.replace('_', ' ')}", **style)
-        unit = "NDCG" if absolute else "NDCG, change against plain in %"
-        axes[0].set(xlabel=f"natural {unit} (validation)", ylabel=f"unbiased {unit} (validation)")
+        unit = "NDCG" if absolute else "NDCG, change in %"
+        axes[0].set(xlabel=f"natural {unit}", ylabel=f"unbiased {unit}")
         axes[0].legend(frameon=False, fontsize=8)
 
-    caption = "The best of the settings tried, on validation; solid: by gradients, dashed: by counts"
+    against = "" if absolute else ", against each run’s plain model"
+    caption = f"The best of the settings tried, on validation{against}; solid: by gradients, dashed: by counts"
     return figures.figures(draw, caption, width=6.4, height=4.2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jaxrec.report.markup import ARMS, details, embed, escape, table
@@ -20,7 +21,11 @@ def explorer(grid: dict[str, Any], frontier: dict[str, list[dict[str, Any]]] | N
     clouds = {} if frontier is None else {ARMS.get(arm, arm): _cloud(tried, axes) for arm, tried in frontier.items()}
     data = grid | {"axes": axes, "clouds": {arm: cloud for arm, cloud in clouds.items() if cloud}}
     sliders = "".join(_slider(n, strength) for n, strength in enumerate(grid["strengths"]))
-    people = "".join(f'<option value="{n}">{escape(p["user"])}</option>' for n, p in enumerate(grid["people"]))
+    shown = _most_changed(grid)
+    people = "".join(
+        f'<option value="{n}"{" selected" * (n == shown)}>{escape(p["user"])}</option>'
+        for n, p in enumerate(grid["people"])
+    )
     return f"""<div id="explorer" hidden>
 <p>Move the strengths: the point, the numbers and the lists follow. Measured on {grid["users"]:,} validation users, for
 {len(grid["values"]):,} settings; change is relative to the plain model.</p>
@@ -30,11 +35,11 @@ def explorer(grid: dict[str, Any], frontier: dict[str, list[dict[str, Any]]] | N
 <figure><div id="chart"></div><figcaption id="legend"></figcaption></figure>
 <p id="said" role="status"></p>
 <div class="pair"><div id="numbers"></div>
-<div><h4>Share of places by popularity group</h4><div id="shares"></div></div></div>
+<div><h3>Share of places by popularity group</h3><div id="shares"></div></div></div>
 <div id="listing"><p><label for="person">Lists of user</label> <select id="person">{people}</select>
 <span id="profile" class="muted"></span></p>
-<div class="pair"><div><h4>before</h4><ol id="list-plain"></ol></div>
-<div><h4>with these strengths</h4><ol id="list-here"></ol></div></div>
+<div class="pair"><div><h3>before</h3><ol id="list-plain"></ol></div>
+<div><h3>with these strengths</h3><ol id="list-here"></ol></div></div>
 </div></div>
 <noscript>{details("The grid of strengths as numbers", _numbers(grid))}</noscript>
 {embed("grid", data)}"""
@@ -77,16 +82,32 @@ def _slider(n: int, strength: dict[str, Any]) -> str:
     )
 
 
+def _place(grid: dict[str, Any], at: Sequence[int]) -> int:
+    """The row of a setting from its levels, the last strength changing fastest."""
+    place = 0
+    for level, strength in zip(at, grid["strengths"], strict=True):
+        place = place * len(strength["levels"]) + level
+    return place
+
+
+def _most_changed(grid: dict[str, Any]) -> int:
+    """The user whose list the selected strengths change the most."""
+    before, after = (grid["lists"][n] for n in (grid["plain"], _place(grid, _chosen(grid))))
+    fresh = [len(set(b) - set(a)) for a, b in zip(before, after, strict=True)]
+    return fresh.index(max(fresh)) if fresh else 0
+
+
+def _chosen(grid: dict[str, Any]) -> list[int]:
+    return [s["selected"] for s in grid["strengths"]]
+
+
 def _numbers(grid: dict[str, Any]) -> str:
     """A setting of one strength at a time, the others as selected: what the sliders show, for those without scripts."""
-    sizes = [len(s["levels"]) for s in grid["strengths"]]
-    chosen = [s["selected"] for s in grid["strengths"]]
+    chosen = _chosen(grid)
     rows = []
     for n, strength in enumerate(grid["strengths"]):
         for level, value in enumerate(strength["levels"]):
-            place = 0
-            for m, size in enumerate(sizes):
-                place = place * size + (level if m == n else chosen[m])
+            place = _place(grid, [level if m == n else other for m, other in enumerate(chosen)])
             cells = (f"{v:.4g}" for v in grid["values"][place])
             rows.append([f"{escape(strength['name'])} {value:.3g}", *cells])
     return table(["", *map(escape, grid["metrics"])], rows, label="one strength at a time")

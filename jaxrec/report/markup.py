@@ -19,7 +19,7 @@ def escape(text: object) -> str:
 
 def arm_name(arm: str) -> str:
     """What a person calls an arm."""
-    return escape(ARMS.get(arm, arm.replace("_", " ")))
+    return escape(ARMS.get(arm, arm))
 
 
 def signed(value: float, digits: int) -> str:

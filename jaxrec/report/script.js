@@ -53,7 +53,7 @@
     return Array.from({ length: count }, (_, n) => (Math.ceil(low / step) + n) * step);
   }
 
-  // All fronts and most of the grid; what lies further out is drawn at the edge.
+  // All fronts and most of the grid; where the sliders lead further out, the point stays at the edge.
   const fronts = [front(grid.values.map(xy)), ...Object.values(grid.clouds).map(front), [[0, 0]]].flat();
   const range = [0, 1].map((d) => {
     const some = grid.values.map((row) => xy(row)[d]).sort((a, b) => a - b);
@@ -87,9 +87,8 @@
     const up = make("text", { transform: `translate(13 ${(box.top + box.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" });
     up.append(`${label(grid.axes[1])}, change in %`);
     svg.append(up);
-    for (const row of grid.values) {
-      const [x, y] = at(xy(row));
-      svg.append(make("circle", { class: "try", cx: x, cy: y, r: 2 }));
+    for (const p of grid.values.map(xy).filter((p) => p.every((v, d) => v === inside(v, d)))) {
+      svg.append(make("circle", { class: "try", cx: at(p)[0], cy: at(p)[1], r: 2 }));
     }
     arms.forEach((arm, n) => {
       const best = front(grid.clouds[arm]);
@@ -109,6 +108,7 @@
     const entries = arms.map((arm, n) => entry(`${arm}, best of those tried`,
       make("path", { d: "M0,7H26", stroke: colour(n), "stroke-width": 2, "stroke-dasharray": dash(n) }),
       make("path", { d: shape(n, 13, 7), fill: colour(n) })));
+    entries.push(entry("other settings of the grid", make("circle", { cx: 13, cy: 7, r: 2, fill: colour(0), opacity: 0.6 })));
     entries.push(entry("these strengths", make("circle", { cx: 13, cy: 7, r: 5, fill: "none", stroke: "currentColor", "stroke-width": 2.5 })));
     entries.push(entry("way of the slider moved last", make("path", { d: "M0,7H26", stroke: "currentColor", "stroke-dasharray": "2 4" })));
     entries.push(entry("plain", make("path", { d: star(13, 7, 6), fill: "currentColor" })));
