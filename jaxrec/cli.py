@@ -1,4 +1,4 @@
-"""The command line: `jaxrec demo | data | train | evaluate | recommend | report | doctor`."""
+"""The command line: `jaxrec demo | data | train | tune | evaluate | recommend | report | doctor`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from jaxrec.commands import configure
+from jaxrec.names import nearest
 from jaxrec.presets import PRESETS, Settings
 
 
@@ -29,37 +31,42 @@ class Train:
     """Another RUN of the same data and settings, whose selected strengths and epochs are used."""
     resume: bool = False
     """Go on with an interrupted run."""
+    track: tuple[Literal["tensorboard"], ...] = ()
+    """What follows the run beside history.jsonl; tensorboard writes RUN/tensorboard."""
+    settings_file: Annotated[Path | None, tyro.conf.arg(name="settings")] = None
+    """A JSON file of settings that replace the preset's, like best.json of `jaxrec tune`."""
     settings: tyro.conf.OmitArgPrefixes[Settings] = PRESETS["softmax-mf"]
 
 
 def train(argv: Sequence[str]) -> None:
-    """Parses `jaxrec train` and runs it; defaults come from the preset that is named."""
-    preset = _preset(argv)
-    default = Train(data=tyro.MISSING, out=tyro.MISSING, settings=PRESETS.get(preset, PRESETS["softmax-mf"]))
+    """Parses `jaxrec train` and runs it; defaults come from the preset or the file of settings."""
+    from jaxrec.track import TRACKERS
+
+    preset, settings = configure.defaults(argv)
+    default = Train(data=tyro.MISSING, out=tyro.MISSING, preset=preset, settings=settings)  # type: ignore[arg-type]
     args = tyro.cli(Train, args=list(argv), default=default, prog="jaxrec train")
     more = {"selected": args.selected, "resume": args.resume}
-    _run(args.data, args.settings, args.out, preset=args.preset, seed=args.seed, **more)
-
-
-def _preset(argv: Sequence[str]) -> str:
-    for n, word in enumerate(argv):
-        if word == "--preset" and n + 1 < len(argv):
-            return argv[n + 1]
-        if word.startswith("--preset="):
-            return word.partition("=")[2]
-    return "softmax-mf"
+    trackers = [TRACKERS[name](args.out) for name in args.track]
+    _run(args.data, args.settings, args.out, preset=args.preset, seed=args.seed, trackers=trackers, **more)
 
 
 def _run(data: str, settings: Settings, out: Path, *, preset: str, seed: int, **more: Any) -> None:
     from jaxrec import pipeline
     from jaxrec.report import write_report
 
+    configure.announce(settings, preset, data=data, seed=seed, out=out)
     found = pipeline.train(data, settings, out, preset=preset, seed=seed, progress=sys.stderr.isatty(), **more)
     page = write_report(out)
     _print_tests(found["tests"])
     chosen = ", ".join(f"{name} {value:.3g}" for name, value in found["selected"].items())
     print(f"strengths selected on validation: {chosen}")
     print(f"{sum(found['seconds'].values()):.0f} s; numbers in {out / 'metrics.json'}, figures in {page}")
+
+
+def _tune(argv: Sequence[str]) -> None:
+    from jaxrec.commands.tune import tune
+
+    tune(argv)
 
 
 def _print_tests(tests: dict[str, dict[str, dict[str, float]]], k: int = 20) -> None:
@@ -210,7 +217,8 @@ def _strengths(text: str, names: Sequence[str]) -> list[float]:
             raise ValueError(f"--adjust wants name=number, got {part!r}; the names are {', '.join(names)}") from None
     unknown = sorted(set(given) - set(names))
     if unknown:
-        raise ValueError(f"--adjust has no strength {unknown[0]!r}; the names are {', '.join(names)}")
+        hint = nearest(unknown[0], names)
+        raise ValueError(f"--adjust has no strength {unknown[0]!r}{hint}; the names are {', '.join(names)}")
     return [given.get(name, 0.0) for name in names]
 
 
@@ -259,24 +267,28 @@ def recommend(
     print(f"{out}: {len(place):,} rows, {len(found.users):,} users")
 
 
-def report(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
-    """Writes RUN/report.html of each run, and prints their tests one under the other.
+def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
+    """Writes RUN/report.html of each run; of several runs also a page that compares them, and prints their tests.
 
     Args:
         runs: Finished RUN folders.
+        out: The page that compares several runs; compare.html beside the first one if left out.
     """
-    from jaxrec.report import write_report
+    from jaxrec.report import write_comparison, write_report
     from jaxrec.runs import read_metrics
 
     if not runs:
         raise ValueError("report wants at least one RUN folder")
+    if out is not None and len(runs) == 1:
+        raise ValueError("--out is for the page that compares several runs; the page of one run is RUN/report.html")
     pages = [write_report(run) for run in runs]
     if len(runs) > 1:
         tests: dict[str, dict[str, dict[str, float]]] = {}
         for run in runs:
-            for test, arms in read_metrics(run)["tests"].items():
+            for test, arms in read_metrics(run).get("tests", {}).items():
                 tests.setdefault(test, {}).update({f"{run.name}: {arm}": values for arm, values in arms.items()})
         _print_tests(tests)
+        pages.append(write_comparison(runs, out))
     for page in pages:
         print(page)
 
@@ -310,6 +322,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "doctor": doctor,
 }
+OWN: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "tune": _tune}  # they parse their arguments
 DATA: dict[str, Callable[..., Any]] = {
     "list": data_list,
     "describe": data_describe,
@@ -321,9 +334,10 @@ USAGE = """usage: jaxrec COMMAND [options]
   demo                          the main job on real data: a table and a report, in minutes
   data list|describe|fetch|convert
   train D --preset NAME --out RUN
+  tune D --preset NAME --trials N --out DIR
   evaluate RUN [--adjust "direction=1.0,magnitude=0.3"] [--k 10 20 50]
   recommend RUN -k 10 --out recs.parquet
-  report RUN...
+  report RUN... [--out compare.html]
   doctor
 
 `jaxrec COMMAND --help` tells more."""
@@ -340,24 +354,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"jaxrec: {stop or 'interrupted'}", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
         print(f"jaxrec: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
 
 def _dispatch(args: list[str]) -> int:
     name, rest = args[0], args[1:]
-    if name == "train":
-        train(rest)
+    if name in OWN:
+        OWN[name](rest)
     elif name == "data":
         tyro.extras.subcommand_cli_from_dict(DATA, args=rest, prog="jaxrec data")
     elif name in COMMANDS:
         tyro.cli(COMMANDS[name], args=rest, prog=f"jaxrec {name}")
     else:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, [*COMMANDS, "data", "train"], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(name, [*COMMANDS, *OWN, "data"])
         print(f"jaxrec: no command {name!r}{hint}\n\n{USAGE}", file=sys.stderr)
         return 2
     return 0

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import analysis, metrics, models, rank, runs
+from jaxrec import analysis, explore, metrics, models, rank, runs
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.data import registry, splits
@@ -24,6 +24,8 @@ from jaxrec.data.interactions import Interactions, Split
 from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
 from jaxrec.presets import Settings, build
+from jaxrec.step import TrainState
+from jaxrec.track import JsonLines, Tracker
 from jaxrec.train import Fit, fit
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
@@ -42,6 +44,7 @@ class _Job:
     out: Path
     resume: bool
     progress: bool
+    trackers: Sequence[Tracker] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -56,6 +59,11 @@ class _Job:
         model, sampler, step = build(self.settings, train)
         meta = {"data": self.dataset.name, "seed": self.seed, "settings": asdict(self.settings)}
         meta["epochs"] = options["epochs"]
+
+        def follow(row: dict[str, Any], state: TrainState) -> None:
+            for tracker in self.trackers:
+                tracker.log({"fit": name, **row}, row["epoch"])
+
         fitted = fit(
             step,
             sampler,
@@ -65,6 +73,7 @@ class _Job:
             resume=self.resume,
             meta=meta,
             progress=self.progress,
+            on_epoch=follow,
             **options,
         )
         if fitted.stopped == "signal":
@@ -79,6 +88,7 @@ class _Choice(NamedTuple):
     epochs: int
     notes: tuple[str, ...]
     history: list[dict[str, Any]]
+    grid: dict[str, Any] | None
 
 
 def train(
@@ -91,19 +101,32 @@ def train(
     selected: Path | str | None = None,
     resume: bool = False,
     progress: bool = False,
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """Runs everything and writes the RUN folder; returns what `metrics.json` holds.
 
     Strengths and the number of epochs are selected on validation parts carved from the training interactions; the
     tests are ranked once per reported arm. With `selected`, both are taken from another RUN of the same data and
     settings (another seed of it), which saves the first of the two fits. With `resume`, an interrupted run goes on
-    from its last checkpoint.
+    from its last checkpoint. `trackers` get every epoch's row beside `history.jsonl`, and are closed at the end.
     """
     out = Path(out)
     if (out / "metrics.json").exists() and not resume:
         raise FileExistsError(f"{out} holds a finished run; choose another --out, or remove it")
+    dataset = registry.load(data)
     out.mkdir(parents=True, exist_ok=True)
-    job = _Job(registry.load(data), settings, seed, out, resume, progress)
+    started = {"data": data, "preset": preset, "seed": seed, "settings": asdict(settings)}
+    runs.write_json(out / "settings.json", started)
+    with ExitStack() as stack:
+        followed = (JsonLines(out / "history.jsonl", resume=resume), *trackers)
+        for tracker in followed:
+            stack.callback(tracker.close)
+        return _run(_Job(dataset, settings, seed, out, resume, progress, followed), data, preset, selected)
+
+
+def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict[str, Any]:
+    """The stages one after the other, and the files of the RUN folder."""
+    settings, seed, out = job.settings, job.seed, job.out
     split = job.dataset.split
     choice = _select(job) if selected is None else _read_choice(Path(selected), job)
     chosen = {name: _choose(tried, settings) for name, tried in choice.points.items()}
@@ -114,7 +137,8 @@ def train(
     adjusted = {"plain": tables} | {name: _apply(arms[name], chosen[name], tables, ledger) for name in arms}
     with job.timed("evaluate"):
         ks = [k for k in KS if k <= split.train.num_items]
-        results = {name: evaluate(t, split, ks=ks) for name, t in adjusted.items()}
+        rankings = {name: rank_tests(t, split, k=max(ks)) for name, t in adjusted.items()}
+        results = {name: _judge(ranking, split, ks) for name, ranking in rankings.items()}
         tradeoff = _tradeoff(choice.points, arms, tables, ledger, split, settings)
     found: dict[str, Any] = {
         "data": job.dataset.name,
@@ -139,8 +163,11 @@ def train(
     runs.save_per_user(out, results)
     runs.write_readings(out, tables, ledger, split.train.item_counts)
     runs.write_lists(out, job.dataset, tables, adjusted["adjusted"])
-    rows = (("carved", choice.history), ("all", refitted.history))
-    runs.write_history(out, [{"fit": name, **row} for name, history in rows for row in history])
+    runs.write_exposure(out, job.dataset, rankings["plain"], rankings["adjusted"], k=min(settings.k, max(ks)))
+    if choice.grid is not None:
+        runs.write_json(out / "grid.json", choice.grid, indent=None)
+    rows = (("carved", choice.history), ("refit", refitted.history))
+    runs.write_lines(out / "history.jsonl", [{"fit": name, **row} for name, history in rows for row in history])
     runs.write_json(out / "frontier.json", {n: [p._asdict() for p in tried] for n, tried in choice.points.items()})
     runs.write_json(out / "metrics.json", found)  # last: its presence says that the run is whole
     return found
@@ -157,11 +184,19 @@ def _select(job: _Job) -> _Choice:
         problem = selection.prepare(
             tables, ledger, carved.train, carved.valid, k=settings.k, max_users=settings.select_users, seed=seed
         )
+        arms = selection.arms(tables, ledger, carved.train, seed=seed)
         points = {
             name: selection.frontier(problem, arm, budget=_budget(name, settings), seed=seed)
-            for name, arm in selection.arms(tables, ledger, carved.train, seed=seed).items()
+            for name, arm in arms.items()
         }
-    return _Choice(points, max(fitted.best_epoch, 1), carved.notes[len(job.dataset.split.notes) :], fitted.history)
+    with job.timed("explore"):
+        strengths = _choose(points["adjusted"], settings).strengths
+        names = job.dataset.item_names
+        grid = explore.grid(
+            problem, arms["adjusted"], carved.train, selected=strengths, tried=points["adjusted"], item_names=names
+        )
+    notes = carved.notes[len(job.dataset.split.notes) :]
+    return _Choice(points, max(fitted.best_epoch, 1), notes, fitted.history, grid)
 
 
 def _read_choice(run: Path, job: _Job) -> _Choice:
@@ -171,7 +206,9 @@ def _read_choice(run: Path, job: _Job) -> _Choice:
         raise ValueError(f"{run} is of other data or settings ({found['data']}); select from a run of the same ones")
     frontier = runs.read_json(run / "frontier.json")
     points = {name: [selection.Point(**p) for p in tried] for name, tried in frontier.items()}
-    return _Choice(points, found["best_epoch"], (f"strengths and epochs as selected with seed {found['seed']}",), [])
+    grid = runs.read_json(run / "grid.json") if (run / "grid.json").exists() else None
+    note = f"strengths and epochs as selected with seed {found['seed']}"
+    return _Choice(points, found["best_epoch"], (note,), [], grid)
 
 
 def _present(ledger: GradientLedger | None) -> GradientLedger:
@@ -183,21 +220,31 @@ def _budget(arm: str, settings: Settings) -> int:
     return max(settings.budget // 4, 1) if arm == "tten" else settings.budget
 
 
+def validation(
+    model: models.Model, carved: Split, settings: Settings, *, seed: int
+) -> Callable[[TrainState], dict[str, float]]:
+    """What `fit` may evaluate by: state -> recall and NDCG on each validation part, like `natural/ndcg@20`."""
+    empty = ledgers.init(model.num_users, model.num_items, model.width)
+    tables = models.embed(model, model.init(jax.random.key(seed)))
+    problem = selection.prepare(tables, empty, carved.train, carved.valid, k=settings.k, max_users=4096, seed=seed)
+    embed = jax.jit(lambda params: models.embed(model, params))
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        found = selection.measure(problem._replace(tables=embed(state.params)), lambda tables, ledger: tables)
+        return {f"{part}/{name}": value for part, values in found.items() for name, value in values.items()}
+
+    return evaluate
+
+
 def _fit(job: _Job, carved: Split) -> tuple[models.Model, Fit]:
     """Trains on what carving left, watched on the natural validation part."""
     settings, train = job.settings, carved.train
     model, _, _ = build(settings, train)
-    empty = ledgers.init(model.num_users, model.num_items, model.width)
-    tables = models.embed(model, model.init(jax.random.key(job.seed)))
-    problem = selection.prepare(tables, empty, train, carved.valid, k=settings.k, max_users=4096, seed=job.seed)
-    embed = jax.jit(lambda params: models.embed(model, params))
+    measure = validation(model, carved, settings, seed=job.seed)
 
-    def watch(state: Any) -> dict[str, float]:
-        now = embed(state.params)
-        found = selection.measure(problem._replace(tables=now), lambda tables, ledger: tables)
-        row = {f"{part}/{name}": value for part, values in found.items() for name, value in values.items()}
-        reading = analysis.claims(now, _present(state.ledger), train.item_counts)
-        return row | {f"claim/{name}": values["spearman"] for name, values in reading.items()}
+    def watch(state: TrainState) -> dict[str, float]:
+        reading = analysis.claims(models.embed(model, state.params), _present(state.ledger), train.item_counts)
+        return measure(state) | {f"claim/{name}": values["spearman"] for name, values in reading.items()}
 
     return job.fit(
         "carved",
@@ -222,8 +269,16 @@ def _apply(arm: selection.Arm, point: selection.Point, tables: Tables, ledger: G
 
 def evaluate(tables: Tables, split: Split, *, ks: Sequence[int] = KS) -> dict[str, metrics.Evaluation]:
     """Every metric on every test, from one ranking of the users that have test items; train and valid masked."""
+    return _judge(rank_tests(tables, split, k=max(ks)), split, ks)
+
+
+def rank_tests(tables: Tables, split: Split, *, k: int) -> rank.TopK:
+    """The lists of all users that have test items; train and valid masked."""
     users = np.flatnonzero(np.sum([t.user_counts for t in split.tests.values()], axis=0) > 0)
-    ranking = rank.top_k(tables, users, [split.train, *split.valid.values()], k=max(ks))
+    return rank.top_k(tables, users, [split.train, *split.valid.values()], k=k)
+
+
+def _judge(ranking: rank.TopK, split: Split, ks: Sequence[int]) -> dict[str, metrics.Evaluation]:
     return {name: metrics.evaluate(ranking, test, split.train, ks=ks) for name, test in split.tests.items()}
 
 

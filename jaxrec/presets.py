@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_type_hints
 
 import optax
 
 from jaxrec import models, objectives, optim, samplers
 from jaxrec.data.interactions import Interactions
 from jaxrec.models import Model
+from jaxrec.names import nearest
 from jaxrec.samplers import Sampler
 from jaxrec.step import Observation, Step, make_step
 
@@ -127,6 +132,55 @@ for 1,000 epochs; this preset stops at 100. `jaxrec train ml-100k --preset light
 """
 
 PRESETS: dict[str, Settings] = {"paper-mf": PAPER_MF, "softmax-mf": SOFTMAX_MF, "lightgcn": LIGHTGCN}
+
+
+def override(base: Settings, changes: Mapping[str, Any], *, source: str) -> Settings:
+    """Settings with some changed. ValueError for an unknown name, with the nearest one, or a value of a wrong kind.
+
+    >>> override(SOFTMAX_MF, {"epochs": 10}, source="here").epochs
+    10
+    >>> override(SOFTMAX_MF, {"epoch": 10}, source="here")
+    Traceback (most recent call last):
+    ValueError: here: there is no setting 'epoch'; did you mean 'epochs'?
+    """
+    known, kinds = [f.name for f in fields(Settings)], get_type_hints(Settings)
+    for name, value in changes.items():
+        if name not in known:
+            raise ValueError(f"{source}: there is no setting {name!r}{nearest(name, known)}")
+        if not _suits(value, kinds[name]):
+            raise ValueError(f"{source}: {name} wants {_wanted(kinds[name])}, got {value!r}")
+    kept: dict[str, Any] = {name: float(value) if kinds[name] is float else value for name, value in changes.items()}
+    return replace(base, **kept)
+
+
+def _suits(value: Any, kind: Any) -> bool:
+    if options := get_args(kind):  # Literal["a", "b"] or int | None
+        return any(value == o if isinstance(o, str) else _suits(value, o) for o in options)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _wanted(kind: Any) -> str:
+    names = [repr(o) if isinstance(o, str) else "null" if o is NoneType else o.__name__ for o in get_args(kind)]
+    return " or ".join(names) or str(kind.__name__)
+
+
+def read_settings(path: Path | str) -> tuple[dict[str, Any], str | None]:
+    """The settings in a JSON file, and the preset that it names.
+
+    The file is an object of settings, all or some, or one that holds them as "settings" (and perhaps "preset"), as
+    `settings.json` of a RUN and `best.json` of tuning do. ValueError for anything else.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"{path}:{problem.lineno}: this is no JSON ({problem.msg})") from None
+    inner = found.get("settings", found) if isinstance(found, dict) else found
+    if not isinstance(inner, dict):
+        raise ValueError(f"{path} wants an object of settings, like {{\"epochs\": 20}}, got {type(inner).__name__}")
+    preset = found.get("preset") if inner is not found else None
+    return inner, preset if preset in PRESETS else None
 
 
 def build(settings: Settings, train: Interactions, *, observe: bool = True) -> tuple[Model, Sampler, Step]:

@@ -1,13 +1,16 @@
 """A RUN folder: what each file holds, written and read in one place. No pickle is written or loaded.
 
     metrics.json      tests -> test -> arm -> metric, what was selected, comparisons, the trade-off, the claims
-    history.jsonl     one line an epoch, of both fits
+    settings.json     what the run was started with, from its start on
+    history.jsonl     one line an epoch, of both fits, from its first epoch on
     frontier.json     every point that was tried on validation, by arm
+    grid.json         a small grid over the strengths of the adjustment, on validation (`jaxrec.explore.grid`)
     embeddings.npz    user [U, D], item [I, D], user_ids, item_ids; user_adjusted, item_adjusted
     ledger.npz        the gradient ledger of the refit
     per_user.npz      recall and ndcg of each test user, by test and arm, for paired tests
     readings.json     the two claims' readings by popularity
     lists.json        a few users' lists before and after
+    exposure.json     the items that gain and lose the most places in the lists of all test users
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from jaxrec.data.interactions import Interactions
 from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics import Evaluation
-from jaxrec.metrics.popularity import popularity_groups, profile_popularity
+from jaxrec.metrics.popularity import group_names, profile_popularity, recommendation_counts
+from jaxrec.rank import TopK
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
 
@@ -56,10 +60,10 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     """Writes JSON whole or not at all."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
@@ -68,9 +72,11 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def write_history(run: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes `history.jsonl`."""
-    (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a line of JSON for each row, all of them or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
 
 
 def save_tables(run: Path, train: Interactions, plain: Tables, adjusted: Tables) -> None:
@@ -140,8 +146,7 @@ def write_lists(run: Path, dataset: Dataset, plain: Tables, adjusted: Tables, *,
     names = train.item_ids.astype(str) if dataset.item_names is None else dataset.item_names
     k = min(k, train.num_items)
     lists = {name: rank.top_k(t, chosen, train, k=k).items for name, t in (("plain", plain), ("adjusted", adjusted))}
-    groups = popularity_groups(train.item_counts)
-    group = np.select([groups["head"], groups["mid"]], ["head", "mid"], "tail")
+    group = group_names(train.item_counts)
 
     def rows(items: np.ndarray) -> list[dict[str, Any]]:
         return [
@@ -160,3 +165,30 @@ def write_lists(run: Path, dataset: Dataset, plain: Tables, adjusted: Tables, *,
     ]
     changed = analysis.change_in_lists(lists["plain"], lists["adjusted"])
     write_json(run / "lists.json", {"users": found, "changed": [float(c) for c in changed]})
+
+
+def write_exposure(run: Path, dataset: Dataset, plain: TopK, adjusted: TopK, *, k: int = 20, most: int = 12) -> None:
+    """Writes `exposure.json`: in how many lists of k items each item is, before and after, for those that move most."""
+    train = dataset.split.train
+    before, after = (recommendation_counts(ranking, train.num_items, k) for ranking in (plain, adjusted))
+    names = train.item_ids.astype(str) if dataset.item_names is None else dataset.item_names
+    group = group_names(train.item_counts)
+
+    def row(i: int) -> dict[str, Any]:
+        known = {"item": str(names[i]), "popularity": int(train.item_counts[i]), "group": str(group[i])}
+        return known | {"before": int(before[i]), "after": int(after[i])}
+
+    change = after - before
+    order = np.argsort(-change, kind="stable")
+    places = {
+        name: [int(counts[group == name].sum()) for counts in (before, after)] for name in ("head", "mid", "tail")
+    }
+    found = {
+        "k": k,
+        "users": len(plain.users),
+        "items": {name: int(np.sum(group == name)) for name in places},
+        "places": places,
+        "gain": [row(i) for i in order[:most] if change[i] > 0],
+        "lose": [row(i) for i in order[::-1][:most] if change[i] < 0],
+    }
+    write_json(run / "exposure.json", found)

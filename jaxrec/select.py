@@ -113,7 +113,7 @@ def _width(lists: np.ndarray, fill: int) -> np.ndarray:
     return np.pad(lists, ((0, 0), (0, width - lists.shape[1])), constant_values=fill)
 
 
-def _sums(items: Array, relevant: tuple[Array, ...], k: int) -> Array:
+def list_sums(items: Array, relevant: tuple[Array, ...], k: int) -> Array:
     """(Σ recall, Σ ndcg, number of users with relevant items) of a block's lists, for each part: [P, 3]."""
     sums = []
     for own in relevant:
@@ -129,10 +129,10 @@ def _sums(items: Array, relevant: tuple[Array, ...], k: int) -> Array:
 def _score_chunk(
     tables: Tables, users: Array, excluded: Array, relevant: tuple[Array, ...], k: int, block: int
 ) -> Array:
-    """`_sums` of one pair of tables over the blocks of a chunk: [P, 3]."""
+    """`list_sums` of one pair of tables over the blocks of a chunk: [P, 3]."""
 
     def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
-        return _sums(rank.rank_block(tables, users, excluded, k)[0], relevant, k)[None]
+        return list_sums(rank.rank_block(tables, users, excluded, k)[0], relevant, k)[None]
 
     return jnp.sum(rank.scan_blocks(one, block, users, excluded, relevant).reshape(-1, len(relevant), 3), axis=0)
 
@@ -147,14 +147,14 @@ def _score_chunk_changed(
     k: int,
     block: int,
 ) -> Array:
-    """`_sums` after each of G changes of one pair of tables, whose scores are computed once: [G, P, 3]."""
+    """`list_sums` after each of G changes of one pair of tables, whose scores are computed once: [G, P, 3]."""
 
     def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
         found = rank.masked_scores(tables, users, excluded)
 
         def changed(change: adj.ScoreChange) -> Array:
             items, _ = rank.best_of(change.apply(found, users), k)
-            return _sums(items, relevant, k)
+            return list_sums(items, relevant, k)
 
         return jax.lax.map(changed, changes)[None]
 

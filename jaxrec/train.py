@@ -104,11 +104,13 @@ def fit(
     if store is not None and resume:
         current, best, known = store.restore(current, known)
     epoch, stopped = make_epoch(step, sampler), "epochs"
+    if patience is not None and known.history and _evaluations_since(known) > max(patience, 1):
+        stopped = "patience"  # the run that is resumed had stopped already
     with ExitStack() as stack:
         stop = stack.enter_context(_signals(store is not None))
         rows = sampler.num_batches * sampler.batch_size
         bar = stack.enter_context(_bar(progress, epochs, int(current.epoch), len_rows=rows))
-        while int(current.epoch) < epochs:
+        while stopped == "epochs" and int(current.epoch) < epochs:
             begun = time.perf_counter()
             good = jax.tree.map(jnp.copy, current)
             current, info = epoch(current)
@@ -139,8 +141,6 @@ def fit(
                 stopped = "signal"
             if store is not None and (number % checkpoint_every == 0 or number == epochs or stopped == "signal"):
                 store.save(current, best if monitor else current, known)
-            if stopped != "epochs":
-                break
     if monitor is None:
         best, known.best_epoch = current, int(current.epoch)
     return Fit(current, best, known.best_epoch, known.history, stopped)

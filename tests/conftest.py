@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
+import chromium
 import jax
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from jaxrec import cli, data
 from jaxrec.data import Interactions
+from jaxrec.presets import PRESETS
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25, print_blob=True)
 settings.load_profile("repeatable")
 
+SMALL = dataclasses.replace(
+    PRESETS["softmax-mf"], width=8, epochs=4, evaluate_every=2, budget=10, negatives=16, batch_size=256
+)
 DATA = Path(os.environ.get("JAXREC_DATA", "/nonexistent"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says which tests were left out because the real data sets are not here."""
-    absent = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are absent: set JAXREC_DATA")
+    """Says which tests were left out because the real data sets, or a browser, are not here."""
+    no_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are absent: set JAXREC_DATA")
+    reason = "there is no chromium: apt-get install chromium"
+    no_browser = pytest.mark.skipif(chromium.executable() is None, reason=reason)
     for item in items:
         if item.get_closest_marker("data"):
-            item.add_marker(absent)
+            item.add_marker(no_data)
+        if item.get_closest_marker("browser"):
+            item.add_marker(no_browser)
 
 
 def random_interactions(seed: int = 0, users: int = 30, items: int = 20, density: float = 0.2) -> Interactions:
@@ -40,3 +51,23 @@ def random_interactions(seed: int = 0, users: int = 30, items: int = 20, density
 @pytest.fixture
 def interactions() -> Interactions:
     return random_interactions()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of one's own: train.txt and test.txt."""
+    path = tmp_path_factory.mktemp("own")
+    held = data.hold_out_random(random_interactions(1, users=80, items=50, density=0.3), 0.2, seed=0)
+    data.write_lines(path / "train.txt.gz", held.train)
+    data.write_lines(path / "test.txt", held.held)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on it, which tests don't change."""
+    out = tmp_path_factory.mktemp("runs") / "one"
+    arguments = ["train", str(folder), "--preset", "softmax-mf", "--out", str(out), "--seed", "1"]
+    small = ["--width", "8", "--epochs", "4", "--evaluate-every", "2", "--budget", "10", "--negatives", "16"]
+    assert cli.main([*arguments, *small, "--batch-size", "256"]) == 0
+    return out

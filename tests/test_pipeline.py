@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import random_interactions
+from conftest import SMALL, random_interactions
 
 from jaxrec import analysis, cli, data, models, objectives, optim, pipeline, rank, runs, samplers, select, testing
 from jaxrec import ledger as ledgers
@@ -20,29 +20,6 @@ from jaxrec.presets import PRESETS, build
 from jaxrec.step import make_step
 from jaxrec.train import fit
 from jaxrec.types import Tables
-
-SMALL = dataclasses.replace(
-    PRESETS["softmax-mf"], width=8, epochs=4, evaluate_every=2, budget=10, negatives=16, batch_size=256
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of one's own: train.txt and test.txt."""
-    path = tmp_path_factory.mktemp("own")
-    held = data.hold_out_random(random_interactions(1, users=80, items=50, density=0.3), 0.2, seed=0)
-    data.write_lines(path / "train.txt.gz", held.train)
-    data.write_lines(path / "test.txt", held.held)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "one"
-    arguments = ["train", str(folder), "--preset", "softmax-mf", "--out", str(out), "--seed", "1"]
-    small = ["--width", "8", "--epochs", "4", "--evaluate-every", "2", "--budget", "10", "--negatives", "16"]
-    assert cli.main([*arguments, *small, "--batch-size", "256"]) == 0
-    return out
 
 
 def test_a_run_holds_what_others_rely_on(run: Path) -> None:
@@ -74,7 +51,7 @@ def test_the_tables_of_a_run_give_its_metrics(run: Path, folder: Path) -> None:
 
 def test_the_report_is_one_file_without_network(run: Path) -> None:
     page = (run / "report.html").read_text()
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     for outside in ('src="http', 'href="http', "@import", "<script src", "url(http"):
         assert outside not in page
     for words in ("claim (i)", "claim (ii)", "count control", "The trade-off", "before", "after"):
@@ -90,7 +67,8 @@ def test_evaluate_recommend_and_report(run: Path, tmp_path: Path, capsys: pytest
     assert cli.main(["recommend", str(run), *few, "--out", str(target)]) == 0
     rows = list(csv.DictReader(target.read_text().splitlines()))
     assert [r["user_id"] for r in rows] == ["3"] * 4 + ["7"] * 4
-    assert cli.main(["report", str(run), str(run)]) == 0
+    assert cli.main(["report", str(run), str(run), "--out", str(tmp_path / "both.html")]) == 0
+    assert (tmp_path / "both.html").read_text().count("<svg") == 1
 
 
 @pytest.mark.parametrize(
@@ -98,11 +76,13 @@ def test_evaluate_recommend_and_report(run: Path, tmp_path: Path, capsys: pytest
     [
         (["train", "nowhere", "--out", "OUT"], "no registered data set"),
         (["evaluate", "OUT"], "no finished run"),
-        (["evaluate", "RUN", "--adjust", "mass=1"], "no strength 'mass'"),
+        (["evaluate", "RUN", "--adjust", "direktion=1"], "no strength 'direktion'; did you mean 'direction'?"),
         (["evaluate", "RUN", "--adjust", "direction"], "wants name=number"),
         (["recommend", "RUN", "--out", "OUT.csv", "-k", "999"], "k must be between 1 and the 50 items"),
         (["recommend", "RUN", "--out", "OUT.what"], "no format is known"),
         (["train", "FOLDER", "--out", "RUN"], "holds a finished run"),
+        (["report", "RUN", "--out", "OUT"], "--out is for the page that compares several runs"),
+        (["train", "FOLDER", "--out", "OUT", "--preset", "softmax"], "did you mean 'softmax-mf'?"),
         (["trian"], "did you mean 'train'"),
     ],
 )

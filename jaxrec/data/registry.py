@@ -18,6 +18,7 @@ from jaxrec.data.interactions import DataError, Interactions, Split, union
 from jaxrec.data.lines import read_bytes, read_lines_together, read_table
 from jaxrec.data.pairs import from_pairs
 from jaxrec.data.synthetic import synthetic
+from jaxrec.names import nearest
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
 
@@ -245,13 +246,9 @@ def load(data: str) -> Dataset:
 def _recipe(name: str) -> Recipe:
     if name in REGISTRY:
         return REGISTRY[name]
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, REGISTRY, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
     raise DataError(
-        f"{name!r} is no registered data set, file or folder; {hint}registered are {', '.join(REGISTRY)}; "
-        "a folder holds train.txt and test.txt (plain or .gz)"
+        f"{name!r} is no registered data set, file or folder{nearest(name, REGISTRY)} "
+        f"(registered: {', '.join(REGISTRY)}; a folder holds train.txt and test.txt, plain or .gz)"
     )
 
 

@@ -43,6 +43,16 @@ def popularity_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
     return {"head": third == 0, "mid": third == 1, "tail": third == 2, "top20": top, "rest80": ~top}
 
 
+def group_names(counts: np.ndarray) -> np.ndarray:
+    """head, mid or tail for each item, three groups of equal interactions: [I] -> [I] text.
+
+    >>> group_names(np.array([1, 6, 4, 1])).tolist()
+    ['tail', 'head', 'mid', 'tail']
+    """
+    groups = popularity_groups(counts)
+    return np.select([groups["head"], groups["mid"]], ["head", "mid"], "tail")
+
+
 def exposure(items: np.ndarray, counts: np.ndarray, profiles: np.ndarray, num_users: int) -> dict[str, np.ndarray]:
     """How popular the lists are: items [N, k] (-1: no item), counts [I], mean popularity of the profiles [N] -> [N].
 

@@ -1,0 +1,45 @@
+"""Where a command's settings come from: the preset, then a file, then options; and how they are printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+
+from jaxrec.names import nearest
+from jaxrec.presets import PRESETS, Settings, override, read_settings
+
+
+def defaults(argv: Sequence[str]) -> tuple[str, Settings]:
+    """The preset's name and the settings that options start from: of `--preset`, changed by the file of `--settings`.
+
+    A file that names its preset counts as `--preset` where that is not given. ValueError for an unknown preset or an
+    unknown setting, with the nearest name.
+    """
+    file = _option(argv, "--settings")
+    changes, of_file = ({}, None) if file is None else read_settings(file)
+    preset = _option(argv, "--preset") or of_file or "softmax-mf"
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}{nearest(preset, PRESETS)} (there is {', '.join(PRESETS)})")
+    return preset, override(PRESETS[preset], changes, source=str(file))
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
+    for n, word in enumerate(argv):
+        if word == name and n + 1 < len(argv):
+            return argv[n + 1]
+        if word.startswith(name + "="):
+            return word.partition("=")[2]
+    return None
+
+
+def announce(settings: Settings, preset: str, **facts: object) -> None:
+    """Prints what a run is about to do: the facts, every setting, and which of them are not the preset's."""
+    print(", ".join(f"{name} {value}" for name, value in {**facts, "preset": preset}.items()))
+    base = dataclasses.asdict(PRESETS[preset]) if preset in PRESETS else {}
+    values = dataclasses.asdict(settings)
+    words = [f"{name}={value}".replace(" ", "") for name, value in values.items()]
+    print(textwrap.fill(" ".join(words), 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+    changed = [f"{name}={value} (not {base[name]})" for name, value in values.items() if base and base[name] != value]
+    if changed:
+        print("  not as in the preset: " + ", ".join(changed), flush=True)

@@ -1,0 +1,294 @@
+"""Following a run, settings from files, and tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from conftest import SMALL, random_interactions
+
+from jaxrec import cli, models, objectives, optim, pipeline, presets, runs, samplers, tune
+from jaxrec.commands import configure
+from jaxrec.step import make_step
+from jaxrec.track import JsonLines, TensorBoard
+from jaxrec.train import DivergenceError, Fit, fit
+
+
+class Kept:
+    """A tracker of one's own."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.closed = 0
+
+    def log(self, row: dict[str, Any], step: int) -> None:
+        assert row["epoch"] == step
+        self.rows.append(dict(row))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+FEW = dataclasses.replace(SMALL, budget=2)
+
+
+@pytest.fixture(scope="module")
+def followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Kept]:
+    """A run with two trackers."""
+    path, kept = tmp_path_factory.mktemp("followed"), Kept()
+    pipeline.train(str(folder), FEW, path / "run", trackers=[kept, TensorBoard(path / "board")])
+    return path, kept
+
+
+def test_trackers_see_what_history_holds(followed: tuple[Path, Kept]) -> None:
+    path, kept = followed
+    assert kept.rows == runs.read_history(path / "run")
+    assert kept.closed == 1
+    assert [row["epoch"] for row in kept.rows if row["fit"] == "carved"] == [1, 2, 3, 4]
+    assert json.loads((path / "run" / "settings.json").read_text())["settings"] == dataclasses.asdict(FEW)
+    for name in ("carved", "refit"):
+        (file,) = (path / "board" / name).glob("events*")
+        assert file.stat().st_size > 200
+
+
+def test_tensorboard_is_read_back(tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    board = TensorBoard(tmp_path)
+    board.log({"fit": "carved", "epoch": 3, "loss": 0.5, "note": "text"}, 3)
+    board.close()
+    (file,) = (tmp_path / "carved").glob("events*")
+    content, events = file.read_bytes(), []
+    while content:  # length, its CRC, the event, its CRC
+        size = int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    scalars = [(event.step, v.tag, v.simple_value) for event in events for v in event.summary.value]
+    assert scalars == [(3, "loss", 0.5)]
+
+
+def test_history_goes_on_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    first = JsonLines(path)
+    for epoch in (1, 2, 3):
+        first.log({"fit": "carved", "epoch": epoch, "loss": 1.0}, epoch)
+    with path.open("a") as out:
+        out.write('{"fit": "carved", "epo')  # killed within a line, the last checkpoint at epoch 1
+    again = JsonLines(path, resume=True)
+    for epoch in (2, 3, 4):
+        again.log({"fit": "carved", "epoch": epoch, "loss": 2.0}, epoch)
+    again.log({"fit": "refit", "epoch": 1, "loss": 3.0}, 1)
+    rows = runs.read_history(tmp_path)
+    assert [(r["fit"], r["epoch"], r["loss"]) for r in rows] == [
+        ("carved", 1, 1.0), ("carved", 2, 2.0), ("carved", 3, 2.0), ("carved", 4, 2.0), ("refit", 1, 3.0)
+    ]  # fmt: skip
+    JsonLines(path)
+    assert path.read_text() == ""
+
+
+class Killed(RuntimeError):
+    """What stops the run below."""
+
+
+class Bomb(Kept):
+    """Ends a run at an epoch of its refit, as a kill would: without a word to anybody."""
+
+    def log(self, row: dict[str, Any], step: int) -> None:
+        if row["fit"] == "refit" and step == 2:
+            raise Killed
+
+
+def test_a_run_resumed_continues_its_history(
+    followed: tuple[Path, Kept], folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        pipeline.train(str(folder), FEW, tmp_path, trackers=[Bomb()])
+    before = runs.read_history(tmp_path)
+    assert [(r["fit"], r["epoch"]) for r in before][:4] == [("carved", n) for n in (1, 2, 3, 4)]
+    whole = followed[0] / "run"
+    found = pipeline.train(str(folder), FEW, tmp_path, resume=True)
+    assert found["tests"] == runs.read_metrics(whole)["tests"]
+    told = [[{n: v for n, v in r.items() if n != "seconds"} for r in runs.read_history(p)] for p in (tmp_path, whole)]
+    assert told[0] == told[1]
+
+
+def test_a_fit_that_lost_patience_stays_stopped_when_resumed(tmp_path: Path) -> None:
+    train = random_interactions(0)
+    step = make_step(models.mf(train.num_users, train.num_items, 4), objectives.bpr(), optim.row_sgd(0.1))
+    sampler = samplers.sampler(train, batch_size=64)
+
+    def run(values: list[float], **options: Any) -> Any:
+        left = iter(values)
+        evaluate = {"evaluate": lambda state: {"m": next(left)}, "monitor": "m", "patience": 2}
+        return fit(step, sampler, epochs=9, key=jax.random.key(0), checkpoint=tmp_path / "c", **evaluate, **options)
+
+    first = run([1.0, 3.0, 2.0, 2.5])
+    again = run([9.0] * 9, resume=True)
+    assert (first.stopped, first.best_epoch, len(first.history)) == ("patience", 2, 4)
+    assert (again.stopped, again.best_epoch, again.history) == ("patience", 2, first.history)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"epoch": 3}', "no setting 'epoch'; did you mean 'epochs'?"),
+        ('{"settings": {"learning_rat": 3}}', "did you mean 'learning_rate'?"),
+        ('{"epochs": 2.5}', "epochs wants int, got 2.5"),
+        ('{"epochs": true}', "epochs wants int, got True"),
+        ('{"optimizer": "adamw"}', "optimizer wants 'adagrad' or 'row_adagrad' or 'adam' or 'sgd', got 'adamw'"),
+        ('{"patience": "3"}', "patience wants int or null, got '3'"),
+        ("[1]", "wants an object of settings"),
+        ('{"epochs": 3,\n}', ":2: this is no JSON"),
+    ],
+)
+def test_a_settings_file_is_read_strictly(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.json").write_text(content)
+    given = ["--settings", str(tmp_path / "s.json"), "--out", str(tmp_path / "run")]
+    assert cli.main(["train", "synthetic", *given]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_go_before_the_file_and_the_file_before_the_preset(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"width": 4, "epochs": 1, "budget": 1, "batch_size": 512, "patience": None, "learning_rate": 1}
+    (tmp_path / "s.json").write_text(json.dumps({"preset": "paper-mf", "settings": few}))
+    out = tmp_path / "run"
+    options = ["--out", str(out), "--width", "6", "--track", "tensorboard"]
+    assert cli.main(["train", str(folder), "--settings", str(tmp_path / "s.json"), *options]) == 0
+    assert list((out / "tensorboard" / "carved").glob("events*"))
+    found, shown = runs.read_metrics(out), capsys.readouterr().out
+    assert found["model"] == "paper-mf"
+    assert found["settings"] == dataclasses.asdict(
+        dataclasses.replace(presets.PAPER_MF, **{**few, "width": 6, "learning_rate": 1.0})
+    )
+    assert shown.startswith(f"data {folder}, seed 0, out {out}, preset paper-mf\n")
+    for words in ("objective=bpr", "width=6 (not 64)", "patience=None (not 3)"):
+        assert words in shown
+    for source in ("settings.json", "metrics.json"):  # what a run leaves can be given to another one
+        assert presets.read_settings(out / source)[0] == found["settings"]
+
+
+def test_unknown_options_name_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("train", "tune"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "synthetic", "--out", str(tmp_path), "--learning-rat", "3"])
+        assert "--learning-rate" in "".join(capsys.readouterr())
+
+
+TINY = dataclasses.replace(SMALL, epochs=2, evaluate_every=1, width=4)
+
+
+def test_tuning_writes_the_best_settings_for_training(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "study"
+    search = ["--trials", "3", "--search", "learning_rate", "l2"]
+    small = ["--width", "4", "--epochs", "2", "--evaluate-every", "1", "--negatives", "16", "--batch-size", "256"]
+    small += ["--budget", "1"]
+    assert cli.main(["tune", str(folder), "--out", str(out), *search, *small]) == 0
+    shown = capsys.readouterr().out
+    searched = "searched: learning_rate 0.005 to 0.5, by powers"
+    for words in (searched, "trial 2:", "jaxrec train", "not as in the preset"):
+        assert words in shown
+    best = json.loads((out / "best.json").read_text())
+    rows = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    assert [row["trial"] for row in rows] == [0, 1, 2]
+    assert rows[0]["learning_rate"] == presets.SOFTMAX_MF.learning_rate  # the preset's own come first
+    assert best["value"] == max(row["value"] for row in rows if row["state"] == "complete")
+    assert best["settings"]["width"] == 4
+    preset, settings = configure.defaults(["--settings", str(out / "best.json")])
+    assert (preset, dataclasses.asdict(settings)) == (best["preset"], best["settings"])
+
+
+def test_a_study_is_resumed_and_only_as_it_was(folder: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    for trials, resume in ((1, False), (3, True), (3, True)):
+        tune.tune(str(folder), TINY, tmp_path, trials=trials, search=["l2"], resume=resume, tell=told.append)
+    assert len(told) == 3
+    with pytest.raises(FileExistsError, match="--resume"):
+        tune.tune(str(folder), TINY, tmp_path, trials=4)
+    other = dataclasses.replace(TINY, width=5)
+    with pytest.raises(ValueError, match="another base"):
+        tune.tune(str(folder), other, tmp_path, trials=4, search=["l2"], resume=True)
+    with pytest.raises(ValueError, match="did you mean 'temperature'"):
+        tune.tune(str(folder), TINY, tmp_path / "x", search=["temperatur"])
+
+
+def test_an_interrupted_trial_runs_again(folder: Path, tmp_path: Path) -> None:
+    """A process killed within its second trial leaves it running in the journal."""
+    code = f"""
+import os, dataclasses
+from jaxrec import presets, tune
+base = presets.Settings(**{dataclasses.asdict(TINY)!r})
+real, count = tune._trial, []
+def trial(trial, *rest):
+    count.append(trial)
+    if len(count) == 2:
+        os._exit(9)
+    return real(trial, *rest)
+tune._trial = trial
+tune.tune({str(folder)!r}, base, {str(tmp_path)!r}, trials=3, search=["learning_rate"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 9, done.stderr
+    tune.tune(str(folder), TINY, tmp_path, trials=3, search=["learning_rate"], resume=True)
+    rows = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [row["state"] for row in rows].count("fail") == 1
+    assert sum(row["state"] in ("complete", "pruned") for row in rows) == 3
+    assert rows[2]["again"] == 1
+    assert rows[2]["learning_rate"] == rows[1]["learning_rate"]
+
+
+def test_tuning_reads_no_test(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = tune.splits.carve
+    monkeypatch.setattr(tune.splits, "carve", lambda split, **o: seen.append(split.tests) or real(split, **o))
+    monkeypatch.setattr(pipeline, "rank_tests", None)
+    tune.tune(str(folder), TINY, tmp_path, trials=1)
+    assert seen == [{}]
+
+
+def test_poor_trials_are_pruned_and_diverging_ones_left(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Fits that only say what they reach: the fifth is below the median of the four before it, the sixth diverges."""
+    reached = iter([0.4, 0.5, 0.6, 0.7, 0.3, None, 0.9])
+
+    def scripted(*arguments: Any, on_epoch: Any, **options: Any) -> Any:
+        value = next(reached)
+        if value is None:
+            raise DivergenceError("the loss became nan", None)  # type: ignore[arg-type]
+        rows = [{"epoch": epoch, "natural/ndcg@20": value} for epoch in (1, 2)]
+        for row in rows:
+            on_epoch(row, None)
+        return Fit(None, None, 2, rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tune, "fit", scripted)
+    told: list[str] = []
+    found = tune.tune(str(folder), TINY, tmp_path, trials=7, tell=told.append)
+    rows = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [row["state"] for row in rows] == ["complete"] * 4 + ["pruned"] * 2 + ["complete"]
+    assert "stopped at epoch 1" in told[4]
+    assert "diverged" in told[5]
+    assert (found["trial"], found["value"]) == (6, 0.9)
+
+
+@pytest.mark.parametrize("preset", sorted(presets.PRESETS))
+def test_the_space_holds_the_preset_and_suits_it(preset: str) -> None:
+    base = presets.PRESETS[preset]
+    for name, of in tune.space(base).items():
+        value = getattr(base, name)
+        if isinstance(of, tune.Options):
+            assert value in of.values
+            for option in of.values:
+                assert getattr(presets.override(base, {name: option}, source=""), name) == option
+        else:
+            assert of.low <= value <= of.high

@@ -1,0 +1,194 @@
+"""The grid behind the sliders, the page's optional sections, and the comparison of runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import random_interactions
+
+from jaxrec import data, explore, models, rank, report, runs, select
+from jaxrec import ledger as ledgers
+from jaxrec.ledger import GradientLedger
+from jaxrec.metrics.popularity import recommendation_counts
+from jaxrec.report import figures, words
+
+
+def problem() -> tuple[select.Problem, data.Split]:
+    """Tables at random and a ledger in which popular items have larger gradients."""
+    split = data.carve(random_interactions(3, users=80, items=50, density=0.3), seed=0)
+    model = models.mf(80, 50, 6, scale=1.0)
+    ledger = ledgers.init(80, 50, 6)
+    size = jax.numpy.asarray(split.train.item_counts + 1.0, jax.numpy.float32)
+    pull = ledger.items.pull._replace(size=size, vector=jax.random.normal(jax.random.key(2), (50, 6)))
+    ledger = ledger._replace(items=ledger.items._replace(pull=pull))
+    tables = models.embed(model, model.init(jax.random.key(0)))
+    return select.prepare(tables, ledger, split.train, split.valid, k=10), split
+
+
+def test_the_grid_measures_what_selection_measures() -> None:
+    posed, split = problem()
+    arm = select.arms(posed.tables, posed.ledger, split.train)["adjusted"]
+    chosen = {name: (low + high) / 3 for name, low, high in zip(arm.names, arm.low, arm.high, strict=True)}
+    found = explore.grid(posed, arm, split.train, selected=chosen, points=40)
+    settings = np.array(np.meshgrid(*[s["levels"] for s in found["strengths"]], indexing="ij"))
+    settings = settings.reshape(len(arm.names), -1).T
+    assert len(settings) == len(found["values"]) == len(found["lists"]) <= 40
+    assert not settings[found["plain"]].any()
+    for n in (0, found["plain"], len(settings) - 1):
+        wanted = select.measure(posed, arm.adjust(np.asarray(settings[n], np.float32)))
+        row = dict(zip(found["metrics"], found["values"][n], strict=True))
+        for part, values in wanted.items():
+            for name, value in values.items():
+                assert row[f"{part}/{name}"] == pytest.approx(value, rel=1e-3)
+        assert row["head"] + row["mid"] + row["tail"] == pytest.approx(1, abs=1e-3)
+    popularity = [row[found["metrics"].index("arp@10")] for row in found["values"]]
+    assert min(popularity) < popularity[found["plain"]]
+
+
+def test_the_lists_of_the_grid_are_the_rankings() -> None:
+    posed, split = problem()
+    arm = select.arms(posed.tables, posed.ledger, split.train)["count_control"]
+    found = explore.grid(posed, arm, split.train, selected={"rescale": 0.3}, length=5, users=30)
+    who = np.array([int(p["user"]) for p in found["people"]])
+    ranking = rank.top_k(posed.tables, who, split.train, k=5)
+    for row, items in zip(found["lists"][found["plain"]], ranking.items, strict=True):
+        assert [int(found["items"][place]["item"]) for place in row] == items.tolist()
+    liked = {int(found["items"][place]["item"]) for place in found["people"][0]["liked"]}
+    held = [part.items[part.users == who[0]] for part in split.valid.values()]
+    assert liked == set(np.concatenate(held).tolist())
+    assert found["users"] == 30
+    json.dumps(found, allow_nan=False)
+
+
+def test_levels_hold_zero_and_what_was_selected() -> None:
+    arm = select.Arm(("a", "b", "c"), (0, 0, -0.5), (2.5, 0.8, 1.0), lambda s: lambda tables, ledger: tables)
+    found = explore.levels(arm, selected={"a": 0.7, "b": 1e-4, "c": -0.2}, reach={"a": 1.0, "b": 0.0}, most=200)
+    assert all(0.0 in known for known in found)
+    assert 0.7 in found[0]
+    assert -0.2 in found[2]
+    assert found[0][-1] == 1.25
+    assert found[1][-1] == pytest.approx(0.1)
+    assert np.prod([len(known) for known in found]) <= 200
+    assert min(len(found[0]), len(found[1])) > len(found[2])
+
+
+def test_the_reach_of_a_grid_is_that_of_the_best_points() -> None:
+    points = [
+        select.Point({"a": a}, {"natural": {"ndcg@20": n}, "unbiased": {"ndcg@20": u}})
+        for a, n, u in ((0.0, 0.5, 0.1), (0.4, 0.4, 0.3), (2.0, 0.3, 0.2))
+    ]
+    assert explore.reach(points) == {"a": 0.4}
+
+
+def test_an_arm_with_any_number_of_strengths_has_a_grid() -> None:
+    posed, split = problem()
+
+    def adjust(s: jax.Array) -> object:
+        def apply(tables: data.Split, ledger: GradientLedger) -> object:
+            return tables._replace(item=tables.item * (1 + s[0]))
+
+        return apply
+
+    one = select.Arm(("only",), (0,), (1,), adjust)
+    assert len(explore.grid(posed, one, split.train, selected={})["values"]) == 7
+    names = tuple("abcdefgh")
+    many = select.Arm(names, (0,) * 8, (1,) * 8, adjust)
+    assert len(explore.grid(posed, many, split.train, selected={}, points=300)["values"]) == 2**8
+
+
+def test_exposure_counts_the_lists_that_an_item_is_in(run: Path, folder: Path) -> None:
+    found, saved = json.loads((run / "exposure.json").read_text()), runs.load_tables(run)
+    split = data.load(str(folder)).split
+    users = np.flatnonzero(split.tests["test"].user_counts)
+    before, after = (
+        recommendation_counts(rank.top_k(t, users, split.train, k=20), 50, 20) for t in (saved.plain, saved.adjusted)
+    )
+    place = {str(item): n for n, item in enumerate(split.train.item_ids)}
+    for row in (*found["gain"], *found["lose"]):
+        n = place[row["item"]]
+        assert (row["before"], row["after"]) == (before[n], after[n])
+    assert all(row["after"] > row["before"] for row in found["gain"])
+    assert sum(b for b, _ in found["places"].values()) == before.sum()
+    assert found["users"] == len(users)
+
+
+SECTIONS = ("accuracy", "claims", "tradeoff", "groups", "lists", "made")
+
+
+def sections(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return [name for name in SECTIONS if f'<section id="{name}">' in text]
+
+
+def test_a_section_is_there_where_its_data_is(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    assert sections(report.write_report(folder)) == list(SECTIONS)
+    for name in ("readings.json", "history.jsonl", "frontier.json", "grid.json", "lists.json", "exposure.json"):
+        (folder / name).unlink()
+        report.write_report(folder)
+    assert sections(folder / "report.html") == ["accuracy", "claims", "tradeoff", "groups", "made"]
+    assert "<script type" not in (folder / "report.html").read_text()
+
+
+def test_numbers_of_validation_alone_make_a_page(tmp_path: Path) -> None:
+    """What a model of one's own, corrected without a test, leaves."""
+    values = {"plain": {"valid": {"ndcg@20": 0.2}}, "adjusted": {"valid": {"ndcg@20": 0.25}}}
+    runs.write_json(tmp_path / "metrics.json", {"validation": values, "selected": {"direction": 0.5}})
+    page = report.write_report(tmp_path)
+    assert sections(page) == ["accuracy", "made"]
+    assert "NDCG@20 rises from 0.2000 to 0.2500 (+25 %)" in page.read_text()
+    runs.write_json(tmp_path / "metrics.json", {"data": "mine"})
+    assert sections(report.write_report(tmp_path)) == []
+
+
+def test_a_grid_of_one_part_is_drawn_against_popularity(tmp_path: Path) -> None:
+    posed, split = problem()
+    lone = posed._replace(parts=("natural",), relevant=[(chunk[0],) for chunk in posed.relevant])
+    arm = select.arms(posed.tables, posed.ledger, split.train)["adjusted"]
+    runs.write_json(tmp_path / "grid.json", explore.grid(lone, arm, split.train, selected={}, points=20))
+    runs.write_json(tmp_path / "metrics.json", {"data": "mine"})
+    text = report.write_report(tmp_path).read_text()
+    assert '"axes":[1,2]' in text
+    assert '"arp@10"' in text
+
+
+def test_comparing_says_what_differs(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b" / run.name
+    shutil.copytree(run, other)
+    found = runs.read_metrics(other)
+    runs.write_json(other / "metrics.json", found | {"seed": 5, "settings": found["settings"] | {"width": 9}})
+    page = report.write_comparison([run, other])
+    assert page == run.resolve().parent / "compare.html"
+    text = page.read_text()
+    page.unlink()
+    table = text[text.index("What differs") :]
+    for words_ in ("seed", "width", ">9<", ">8<", f"b/{run.name}"):
+        assert words_ in table
+    assert "learning_rate" not in table
+    with pytest.raises(ValueError, match="at least two runs"):
+        report.write_comparison([run])
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    xy = np.random.default_rng(0).random((40, 2))
+    found = {tuple(p) for p in figures.pareto(xy)}
+    for own in xy:
+        beaten = np.any(np.all(xy >= own, axis=1) & np.any(xy > own, axis=1))
+        assert (tuple(own) in found) != beaten
+
+
+def test_words_doubt_where_chance_may_explain() -> None:
+    arms = {"plain": {"ndcg@20": 0.2}, "adjusted": {"ndcg@20": 0.1}}
+    pair = {"natural": {"adjusted - count_control": {"ndcg@20": {"difference": -0.01, "p": 0.4}}}}
+    first, second = words.accuracy({"natural": arms}, pair, 20)
+    assert first == "On the natural test, NDCG@20 falls from 0.2000 to 0.1000 (−50 %)."
+    assert "may be chance" in second
+    strong = {"spearman": 0.9, "p": 1e-9}
+    assert words.claims({"alignment": strong, "magnitude": strong})[0].startswith("Both claims hold")
+    assert words.claims({"alignment": {"spearman": 0.9, "p": 0.5}, "magnitude": strong})[0].startswith("One of the two")
