@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,8 @@ def predict_ranking(
 def resident() -> int:
     """Bytes of this process that are in memory now, after what nobody holds is given back to the system."""
     gc.collect()
-    try:
+    with suppress(OSError, AttributeError):  # another libc; the reading is then less sharp
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # another libc; the reading is then less sharp
-        pass
     return _status("VmRSS")
 
 

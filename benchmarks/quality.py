@@ -51,21 +51,23 @@ LEARNERS: dict[str, Learner] = {
     "implicit ALS": Learner(
         "benchmarks.peers.implicit_:learn_als",
         (
+            {"alpha": 40.0, "l2": 10.0},
+            {"alpha": 40.0, "l2": 100.0},
+            {"alpha": 100.0, "l2": 100.0},
+            {"alpha": 20.0, "l2": 30.0},
             {"alpha": 10.0, "l2": 1.0},
             {"alpha": 1.0, "l2": 0.01},
-            {"alpha": 10.0, "l2": 10.0},
-            {"alpha": 40.0, "l2": 10.0},
         ),
         "implicit_",
     ),
     "implicit BPR": Learner(
         "benchmarks.peers.implicit_:learn_bpr",
-        ({"rate": 0.05, "l2": 0.01}, {"rate": 0.1, "l2": 0.01}, {"rate": 0.05, "l2": 0.002}),
+        ({"rate": 0.05, "l2": 0.0005}, {"rate": 0.05, "l2": 0.0001}, {"rate": 0.05, "l2": 0.002}, {"rate": 0.1, "l2": 0.01}),
         "implicit_",
     ),
     "Cornac BPR": Learner(
         "benchmarks.peers.cornac_:learn_bpr",
-        ({"rate": 0.05, "l2": 0.01}, {"rate": 0.1, "l2": 0.01}),
+        ({"rate": 0.05, "l2": 0.001}, {"rate": 0.05, "l2": 0.005}, {"rate": 0.1, "l2": 0.001}),
         "cornac_",
     ),
     "LightFM": Learner(

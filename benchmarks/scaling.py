@@ -1,8 +1,8 @@
 """Cost a triplet as interactions and items grow: `python -m benchmarks.scaling --out FILE.svg`.
 
 A synthetic long tail of 30 interactions a user; steps of BPR on batches of 2048, in two series: E with I = 1e5, and I
-with E = 1e7. Larger tables leave the cache, and what that costs is measured beside each size: the same rows gathered and
-scattered back, and nothing else.
+with E = 1e7. Larger tables leave the cache, and what that costs is measured beside each size: the same rows gathered
+and scattered back, and nothing else.
 
     cost accounted for = cost − (cost of the memory here − cost of the memory at the smallest size)
 
