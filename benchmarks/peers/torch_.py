@@ -1,0 +1,104 @@
+"""PyTorch, as the field writes it: dense embeddings, autograd over whole tables, Adam, `torch.sparse.mm` of a COO."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks import inputs
+from benchmarks.worker import THREADS, Reading, Run, need
+from jaxrec.data import Interactions
+
+ENVIRONMENT: dict[str, str] = {}
+WIDTH = 64
+BATCH = 2048
+
+
+def _torch() -> Any:
+    torch = need("torch")
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    return torch
+
+
+def adjacency(train: Interactions) -> Any:
+    """D^-1/2 A D^-1/2 of the graph of users and items, a coalesced COO of U + I nodes (He et al. 2020)."""
+    torch = _torch()
+    weight = 1.0 / np.sqrt(train.user_counts[train.users] * train.item_counts[train.items])
+    item = train.items + np.int64(train.num_users)
+    rows, columns = np.concatenate([train.users, item]), np.concatenate([item, train.users])
+    size = train.num_users + train.num_items
+    values = torch.tensor(np.concatenate([weight, weight]), dtype=torch.float32)
+    return torch.sparse_coo_tensor(torch.tensor(np.stack([rows, columns])), values, (size, size)).coalesce()
+
+
+def _step(train: Interactions, *, layers: int, rate: float, l2: float) -> tuple[Any, Any, Callable[[Any], Any]]:
+    """The two embeddings, the tables that are ranked, and a step on the rows whose numbers it is given."""
+    torch = _torch()
+    users, items = (torch.nn.Embedding(size, WIDTH) for size in (train.num_users, train.num_items))
+    for table in (users, items):
+        torch.nn.init.normal_(table.weight, std=0.1)
+    optimizer = torch.optim.Adam([users.weight, items.weight], lr=rate)
+    graph = adjacency(train) if layers else None
+    pairs = torch.tensor(np.asarray(train.users, np.int64)), torch.tensor(np.asarray(train.items, np.int64))
+
+    def tables() -> tuple[Any, Any]:
+        if graph is None:
+            return users.weight, items.weight
+        layer = torch.cat([users.weight, items.weight])
+        found = [layer]
+        for _ in range(layers):
+            layer = torch.sparse.mm(graph, layer)
+            found.append(layer)
+        mean = torch.stack(found, dim=1).mean(dim=1)
+        return torch.split(mean, [train.num_users, train.num_items])
+
+    def step(chosen: Any) -> Any:
+        user, positive = pairs[0][chosen], pairs[1][chosen]
+        negative = torch.randint(train.num_items, user.shape)
+        if graph is None:
+            u, i, j = users(user), items(positive), items(negative)
+        else:
+            all_users, all_items = tables()
+            u, i, j = all_users[user], all_items[positive], all_items[negative]
+        loss = torch.nn.functional.softplus((u * j).sum(1) - (u * i).sum(1)).mean()
+        rows = (users(user), items(positive), items(negative))
+        loss = loss + l2 * sum(row.pow(2).sum() for row in rows) / (2 * len(user))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return tables, torch, step
+
+
+def training(options: dict[str, Any]) -> Run:
+    """Triplets a second of `steps` steps of matrix factorisation (`layers` 0) or LightGCN."""
+    train = inputs.train(options["data"])
+    _, torch, step = _step(train, layers=options["layers"], rate=1e-3, l2=1e-4)
+    steps, batch = options["steps"], options.get("batch", BATCH)
+
+    def run() -> Reading:
+        begun = time.perf_counter()
+        order = torch.randperm(len(train))
+        for n in range(steps):
+            step(order[n * batch : (n + 1) * batch])
+        return {"seconds": time.perf_counter() - begun, "work": steps * batch, "steps": steps}
+
+    return run
+
+
+def learn(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+    """An epoch at a time, of matrix factorisation (`layers` 0) or LightGCN."""
+    tables, torch, step = _step(train, layers=setting["layers"], rate=setting["rate"], l2=setting["l2"])
+    batch = setting.get("batch", BATCH)
+    yield None
+    while True:
+        for chosen in torch.split(torch.randperm(len(train)), batch):
+            step(chosen)
+        with torch.no_grad():
+            user, item = tables()
+            yield user.numpy().copy(), item.numpy().copy()

@@ -1,0 +1,135 @@
+"""Cases of training: BPR against each peer, sampled softmax against sgemm, the ledger, LightGCN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.contest import Contender, contest, rates, summary
+from benchmarks.ours import BATCH, WIDTH
+from benchmarks.plan import Case, Plan, Share, Side, no_row, overheads, race
+from benchmarks.rows import Row, row
+from benchmarks.timing import middle
+
+OURS = "benchmarks.ours:training"
+TRIPLET_BYTES = 6 * WIDTH * 4  # three rows, read and written
+PRODUCTS = 3  # of a sampled softmax: forward, and backward by each factor
+NEGATIVES = 1024
+
+
+def _ours(plan: Plan, parts: str = "bpr", **options: Any) -> Contender:
+    return Contender(OURS, {"data": plan.data, "parts": parts, **options})
+
+
+def _bpr(
+    plan: Plan, *, optimizer: str = "sgd", reject: bool = False, target: float | None = None, against: int = 0
+) -> Side:
+    what = f"BPR triplets, {optimizer}, {'known negatives left out' if reject else 'negatives unchecked'}"
+    return Side(what, _ours(plan, optimizer=optimizer, reject=reject), target, against)
+
+
+def _race(plan: Plan, peer: str, ours: list[Side], theirs: list[Contender]) -> list[Row]:
+    share = Share("copy, GB/s", TRIPLET_BYTES)
+    return race(plan, peer, ours, theirs, "M triplets/s", share=share, scale=1e-6, batch=BATCH)
+
+
+def implicit(plan: Plan) -> list[Row]:
+    """Unchecked negatives on both sides, and checked ones on both."""
+    theirs = [peers.contender("implicit_:bpr", data=plan.data, reject=reject) for reject in (False, True)]
+    return _race(plan, "implicit BPR", [_bpr(plan, target=1.3), _bpr(plan, reject=True, target=1.3, against=1)], theirs)
+
+
+def cornac(plan: Plan) -> list[Row]:
+    """It always checks negatives, so the first row is equal work."""
+    theirs = [peers.contender("cornac_:bpr", data=plan.data)]
+    return _race(plan, "Cornac BPR", [_bpr(plan, reject=True, target=2.0), _bpr(plan)], theirs)
+
+
+def lightfm(plan: Plan) -> list[Row]:
+    """It always checks negatives and runs Adagrad, so the first row is equal work."""
+    theirs = [peers.contender("lightfm_:bpr", data=plan.data)]
+    return _race(plan, "LightFM BPR", [_bpr(plan, optimizer="adagrad", reject=True, target=8.0), _bpr(plan)], theirs)
+
+
+def torch_mf(plan: Plan) -> list[Row]:
+    """Adam on both sides; theirs moves the whole table in each step, ours the rows of the batch."""
+    steps = 10 if plan.quick else 60
+    theirs = [peers.contender("torch_:training", data=plan.data, layers=0, steps=steps)]
+    return _race(plan, "PyTorch MF, Adam", [_bpr(plan, optimizer="adam", target=60.0), _bpr(plan)], theirs)
+
+
+def lenskit(plan: Plan) -> list[Row]:
+    """FlexMF with a pairwise loss, where LensKit is installed."""
+    theirs = [peers.contender("lenskit_:bpr", data=plan.data)]
+    return _race(plan, "LensKit FlexMF BPR", [_bpr(plan, optimizer="adam", reject=True)], theirs)
+
+
+def lightgcn(plan: Plan) -> list[Row]:
+    """A step of 3 layers and dense Adam on both sides; the ledger is off in the first row."""
+    few = 2 if plan.quick else 6
+    ours = [
+        Side(f"LightGCN step, ledger {kind}", _ours(plan, "lightgcn", ledger=kind, steps=4 * few), target)
+        for kind, target in (("off", 8.0), ("vectors", None))
+    ]
+    theirs = [peers.contender("torch_:training", data=plan.data, layers=3, steps=few)]
+    return race(plan, "PyTorch LightGCN, COO, Adam", ours, theirs, "triplets/s", batch=BATCH)
+
+
+def softmax(plan: Plan) -> list[Row]:
+    """GFLOP/s of the three products of a step, against the best rate of a large product taken in turn."""
+    steps = 12 if plan.quick else 40
+    sides = [
+        ("ledger off, negatives unchecked", 0.6, {"reject": False}, "off"),
+        ("ledger on, negatives unchecked", None, {"reject": False}, "vectors"),
+        ("as the preset, ledger on, known negatives left out", None, {}, "vectors"),
+    ]
+    ours = [
+        _ours(plan, "preset", preset="softmax-mf", changes=changes, ledger=ledger, steps=steps)
+        for _, _, changes, ledger in sides
+    ]
+    machine = Contender("benchmarks.machine:sgemm")
+    *outcomes, best = contest([*ours, machine], repeats=plan.repeats, patience=plan.patience)
+    rows, peer, unit = [], "sgemm of this machine", "GFLOP/s"
+    for (says, target, _, _), found in zip(sides, outcomes, strict=True):
+        what = f"sampled softmax, {NEGATIVES} shared negatives, {says}"
+        if missing := no_row(what, peer, unit, target, "rate", found, best):
+            rows.append(missing)
+            continue
+        flops = PRODUCTS * 2 * NEGATIVES * WIDTH * 1e-9
+        values = summary([flops * rate for rate in rates(found.readings)], [one["rate"] for one in best.readings])
+        ms = 1e3 * middle([one["seconds"] / one["steps"] for one in found.readings])
+        shapes = middle([one["step_rate"] for one in best.readings])
+        note = f"{ms:.2f} ms a step; a product of the step's own shapes reaches {shapes:.0f} GFLOP/s"
+        rows.append(row(what, peer, unit=unit, target=target, note=note, data=plan.data, **values))
+    return rows
+
+
+LEDGERS = (("ledger of vectors", "vectors", 1.15), ("ledger of totals", "totals", 1.05))
+
+
+def ledger(plan: Plan) -> list[Row]:
+    """A step with the ledger over the same step without."""
+    steps = (400, 400, 40)
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("BPR step, sgd", {"parts": "bpr", "optimizer": "sgd"}),
+        ("BPR step, paper-mf", {"parts": "preset", "preset": "paper-mf"}),
+        ("softmax step, softmax-mf", {"parts": "preset", "preset": "softmax-mf"}),
+    ]
+    rows = []
+    for count, (what, options) in zip(steps, kinds, strict=True):
+        options = {"data": plan.data, "steps": count // 4 if plan.quick else count, **options}
+        more = [Side(name, Contender(OURS, {**options, "ledger": kind}), target) for name, kind, target in LEDGERS]
+        rows += overheads(plan, what, ("ledger off", Contender(OURS, {**options, "ledger": "off"})), more)
+    return rows
+
+
+CASES = {
+    "implicit": Case(implicit, "BPR against implicit", quick=True),
+    "cornac": Case(cornac, "BPR against Cornac", quick=True),
+    "lightfm": Case(lightfm, "BPR against LightFM", quick=True),
+    "torch-mf": Case(torch_mf, "BPR against plain PyTorch", quick=True),
+    "lenskit": Case(lenskit, "BPR against LensKit"),
+    "softmax": Case(softmax, "sampled softmax against sgemm", quick=True),
+    "ledger": Case(ledger, "steps with the ledger on and off"),
+    "lightgcn": Case(lightgcn, "a LightGCN step against plain PyTorch"),
+}
