@@ -12,7 +12,7 @@ import tyro
 
 from jaxrec.commands import configure
 from jaxrec.names import nearest
-from jaxrec.presets import PRESETS, Settings
+from jaxrec.presets import PRESETS, Preset, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Train:
     """A registered name (see `jaxrec data list`), a folder with train.txt and test.txt, or a file of interactions."""
     out: Path
     """The RUN folder to write."""
-    preset: Literal["paper-mf", "softmax-mf", "lightgcn"] = "softmax-mf"
+    preset: Preset = "softmax-mf"
     """Where the settings below get their defaults from."""
     seed: int = 0
     """Of carving, initial tables, batches and the points tried."""

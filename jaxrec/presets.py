@@ -131,6 +131,7 @@ uniformly, then one of their items. The start is theirs, N(0, .1²) a coordinate
 for 1,000 epochs; this preset stops at 100. `jaxrec train ml-100k --preset lightgcn --out runs/lightgcn`
 """
 
+Preset = Literal["paper-mf", "softmax-mf", "lightgcn"]
 PRESETS: dict[str, Settings] = {"paper-mf": PAPER_MF, "softmax-mf": SOFTMAX_MF, "lightgcn": LIGHTGCN}
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from jaxrec.commands import configure
-from jaxrec.presets import PRESETS, Settings
+from jaxrec.presets import PRESETS, Preset, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Tune:
     """A registered name (see `jaxrec data list`), a folder with train.txt and test.txt, or a file of interactions."""
     out: Path
     """The folder of the study; its best.json is for `jaxrec train --settings`."""
-    preset: Literal["paper-mf", "softmax-mf"] = "softmax-mf"
+    preset: Preset = "softmax-mf"
     """Where the settings below get their defaults from; these are the first trial."""
     trials: int = 30
     """How many trials are to be finished in all, those of an earlier start included."""
