@@ -12,7 +12,9 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     select       arms, frontier, select                  rank        top_k, top_k_scores
     metrics      evaluate, compare                       analysis    claims
     pipeline     the main job, end to end                runs        a RUN folder's files
-    checkpoint   save, restore
+    checkpoint   save, restore                           report      write_report, write_comparison
+    explore      a grid over the strengths               track       Tracker, JsonLines, TensorBoard
+    tune         settings of a base model                presets     PRESETS, Settings
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ _MODULES = (
     "analysis",
     "checkpoint",
     "data",
+    "explore",
     "ledger",
     "metrics",
     "models",
@@ -34,13 +37,16 @@ _MODULES = (
     "pipeline",
     "presets",
     "rank",
+    "report",
     "runs",
     "samplers",
     "select",
     "step",
     "testing",
+    "track",
     "train",
     "transforms",
+    "tune",
 )
 _NAMES = {
     "Batch": "types",

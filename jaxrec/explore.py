@@ -40,8 +40,8 @@ def levels(
     """The levels of each strength, ascending, their product at most `most` points where two levels each allow that.
 
     0 is one of them wherever the box holds it, and so is the selected strength, unless it is too near to 0 to be told
-    apart. Strengths that start at 0 are spaced by squares, denser near 0, up to a quarter more than their `reach` (the
-    box where there is none); these get more levels than those that may be negative, at most 7 against 3.
+    apart. Strengths that start at 0 are spaced by squares, denser near 0, up to 1.5 times their `reach` (the box where
+    there is none); these get more levels than those that may be negative, at most 7 against 3.
 
     >>> arm = Arm(("a", "b"), (0, -1), (9, 1), lambda s: lambda tables, ledger: tables)
     >>> levels(arm, selected={"a": 4.0, "b": 0.0}, most=16)
@@ -57,7 +57,7 @@ def levels(
         counts[min(room, key=lambda n: (counts[n], -wanted[n], n))] += 1
     far = {} if reach is None else reach
     return [
-        _spaced(low, high, min(high, 1.25 * max(far.get(name, high), 0.1 * high)), count, selected.get(name, 0.0))
+        _spaced(low, high, min(high, 1.5 * max(far.get(name, high), 0.1 * high)), count, selected.get(name, 0.0))
         for name, low, high, count in zip(arm.names, arm.low, arm.high, counts, strict=True)
     ]
 
@@ -68,15 +68,14 @@ def _spaced(low: float, high: float, top: float, count: int, chosen: float) -> l
         found = where**2 * top
     else:
         found = low + where * (high - low)
-    zero = int(np.argmin(np.abs(found)))
-    if low <= 0 <= high:
+    zero = int(np.argmin(np.abs(found))) if low <= 0 <= high else -1
+    if zero >= 0:
         found[zero] = 0.0
-    nearest = int(np.argmin(np.abs(found - chosen)))
-    apart = abs(chosen) > 0.02 * (high - low)
-    if nearest == zero and apart:
-        nearest = min(zero + 1, count - 1) if chosen > 0 else max(zero - 1, 0)
-    if nearest != zero:
-        found[nearest] = chosen
+    if zero < 0 or abs(chosen) > 0.02 * max(np.abs(found)):
+        # It takes the place of the level next to it, but not of 0, nor of an end where there is a level between.
+        others = [n for n in range(count) if n != zero]
+        inner = [n for n in others if 0 < n < count - 1 or abs(chosen) >= 0.95 * abs(found[n])]
+        found[min(inner or others, key=lambda n: (found[n] * chosen < 0, abs(found[n] - chosen)))] = chosen
     return [_short(value) for value in np.unique(found)]
 
 

@@ -71,10 +71,24 @@ def test_levels_hold_zero_and_what_was_selected() -> None:
     assert all(0.0 in known for known in found)
     assert 0.7 in found[0]
     assert -0.2 in found[2]
-    assert found[0][-1] == 1.25
-    assert found[1][-1] == pytest.approx(0.1)
+    assert found[0][-1] == 1.5
+    assert found[1][-1] == pytest.approx(0.12)
     assert np.prod([len(known) for known in found]) <= 200
     assert min(len(found[0]), len(found[1])) > len(found[2])
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+@pytest.mark.parametrize("chosen", [0.0, 0.1, 0.7, 0.98, 1.0])
+def test_a_selected_strength_can_be_passed_on_both_sides(count: int, chosen: float) -> None:
+    arm = select.Arm(("a",), (0,), (1,), lambda s: lambda tables, ledger: tables)
+    (found,) = explore.levels(arm, selected={"a": chosen}, most=count)
+    assert len(found) == count
+    assert found[0] == 0
+    assert chosen in found
+    if count > 2:
+        assert found[-1] == max(chosen, 1.0) or chosen == 0.98
+    (signed,) = explore.levels(arm._replace(low=(-1,)), selected={"a": -chosen}, most=count)
+    assert {0.0, -chosen} <= set(signed)
 
 
 def test_the_reach_of_a_grid_is_that_of_the_best_points() -> None:

@@ -19,6 +19,8 @@
   const signed = (value) => (Math.abs(value) < 0.05 ? "±0 %" : `${value > 0 ? "+" : "−"}${Math.abs(value).toFixed(1)} %`);
   const short = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
 
+  const digits = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
+
   function make(name, attributes = {}, ...children) {
     const svg = ["svg", "g", "path", "circle", "line", "text", "title"].includes(name);
     const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
@@ -137,7 +139,7 @@
     const head = ["", "plain", "here", "change"].map((text) => make("th", { scope: "col" }, text));
     const body = grid.metrics.map((name, c) => [name, c]).filter(([name]) => !groups.includes(name)).map(([name, c]) =>
       make("tr", {}, make("th", { scope: "row" }, name.replace("/", " ")),
-        ...[short(plain[c]), short(row[c]), signed(change(row, c))].map((text) => make("td", {}, text))));
+        ...[digits(plain[c]), digits(row[c]), signed(change(row, c))].map((text) => make("td", {}, text))));
     const wide = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "numbers at these strengths" });
     wide.append(make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body)));
     $("numbers").replaceChildren(wide);
