@@ -225,15 +225,16 @@ def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: i
 
     def gradients(s: Array) -> adj.Adjustment:
         return adj.chain(
-            adj.remove_direction(s[0], spread=s[3], z=z),
+            adj.remove_direction(s[0], spread=s[4], z=z),
             adj.rescale_by_gradient(s[1]),
-            adj.offset_by_gradient(s[2], by="push", spread=s[3], z=z),
+            adj.offset_by_gradient(s[2], spread=s[4], z=z),
+            adj.offset_by_gradient(s[3], by="push", spread=s[4], z=z),
         )
 
     def gradients_change(s: Array) -> adj.ScoreChange:
-        scale = jnp.exp(-s[1] * size)
-        left = jnp.stack([-adj.personal(s[0], s[3], z) * along[0], -adj.personal(s[2], s[3], z)], axis=1)
-        return adj.ScoreChange(scale, left, jnp.stack([scale * along[1], push], axis=1))
+        scale, own = jnp.exp(-s[1] * size), adj.personal(1.0, s[4], z)
+        left = jnp.stack([-s[0] * own * along[0], -own], axis=1)
+        return adj.ScoreChange(scale, left, jnp.stack([scale * along[1], s[2] * size + s[3] * push], axis=1))
 
     def count(s: Array) -> adj.Adjustment:
         return adj.chain(adj.rescale_by_count(s[0], counts), adj.offset_by_count(s[1], counts))
@@ -244,9 +245,9 @@ def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: i
 
     return {
         "adjusted": Arm(
-            ("direction", "magnitude", "offset", "spread"),
-            (0, 0, 0, -0.5),
-            (2.5, 0.8, _top(unit, push), 1.5),
+            ("direction", "magnitude", "offset", "push", "spread"),
+            (0, 0, 0, 0, -0.5),
+            (2.5, 0.8, _top(unit, size), _top(unit, push), 1.5),
             gradients,
             gradients_change,
         ),
@@ -299,7 +300,8 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, s
         parents = np.array([tried[points.index(point)] for point in _elite(points, problem.k)])
         left = (budget - len(points)) // (rounds - turn)
         parents = parents[np.arange(left) % len(parents)]
-        fresh = np.clip(parents + rng.normal(0, 0.2 / 1.6**turn, parents.shape), 0, 1)
+        moved = rng.random(parents.shape) < 0.5  # some strengths stay, those at 0 among them
+        fresh = np.clip(parents + moved * rng.normal(0, 0.2 / 1.6**turn, parents.shape), 0, 1)
         tried = np.concatenate([tried, fresh])
         points += evaluate(fresh)
     return points
