@@ -36,8 +36,8 @@ LEARNERS: dict[str, Learner] = {
     "jaxrec softmax-mf": Learner(
         "benchmarks.learners:our_softmax",
         (
-            {"learning_rate": 0.1},
             {"learning_rate": 0.05},
+            {"learning_rate": 0.1},
             {"learning_rate": 0.2},
         ),
     ),
@@ -56,9 +56,10 @@ LEARNERS: dict[str, Learner] = {
     "implicit BPR": Learner(
         "benchmarks.peers.implicit_:learn_bpr",
         (
+            {"rate": 0.05, "l2": 0.002},
             {"rate": 0.05, "l2": 0.0005},
             {"rate": 0.05, "l2": 0.0001},
-            {"rate": 0.05, "l2": 0.002},
+            {"rate": 0.05, "l2": 0.01},
             {"rate": 0.1, "l2": 0.01},
         ),
         "implicit_",
