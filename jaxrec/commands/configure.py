@@ -39,7 +39,11 @@ def announce(settings: Settings, preset: str, **facts: object) -> None:
     base = dataclasses.asdict(PRESETS[preset]) if preset in PRESETS else {}
     values = dataclasses.asdict(settings)
     words = [f"{name}={value}".replace(" ", "") for name, value in values.items()]
-    print(textwrap.fill(" ".join(words), 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+    print(_lines(" ".join(words)))
     changed = [f"{name}={value} (not {base[name]})" for name, value in values.items() if base and base[name] != value]
     if changed:
-        print("  not as in the preset: " + ", ".join(changed), flush=True)
+        print(_lines("not as in the preset: " + ", ".join(changed)), flush=True)
+
+
+def _lines(text: str) -> str:
+    return textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
