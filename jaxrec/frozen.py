@@ -1,12 +1,10 @@
 """Reading gradients off tables that were trained elsewhere: one pass over the interactions, nothing is updated.
 
-    tables --fold bias--> one inner product --scale--> every user's scores have sd 1 --/τ--> a softmax that fits the
-    data --frozen steps--> GradientLedger
+    tables --fold bias--> one inner product --/τ--> a softmax that fits the data --frozen steps--> GradientLedger
 
 Scores of other libraries live on other scales: ALS has them near 0 to 1, BPR in logits, a cosine within 1. A loss read
-at the wrong scale sees gradients that are all alike (scores too small) or gone (too large). A positive factor a user
-changes no ranking, so the scale is free to choose: each user's scores over the catalogue are divided by their standard
-deviation, and one temperature τ for all is fitted to the interactions.
+at the wrong scale sees gradients that are all alike (scores too small) or gone (too large). Dividing by a positive
+number changes no ranking, so the scale is free to choose: by default one temperature τ is fitted to the interactions.
 """
 
 from __future__ import annotations
@@ -129,7 +127,7 @@ def observe(
     num_negatives: int = 1024,
     shared: bool = True,
     temperature: float | Literal["fit"] = "fit",
-    standardized: bool = True,
+    standardized: bool = False,
     key: Array | None = None,
     observation: Observation = Observation(),  # noqa: B008  an immutable tuple
 ) -> GradientLedger:
@@ -138,8 +136,8 @@ def observe(
     objective: a sampled softmax with logQ by default; `objectives.bpr()` or `bce()` where the model was trained so.
     num_negatives, shared: uniform negatives, known positives left out; one set for a batch, or a set for each row.
     temperature: what scores are divided by; "fit" takes `fit_temperature`.
-    standardized: divide each user's scores by their standard deviation first. With `standardized=False,
-        temperature=1.0` the gradients are those of the tables exactly as given, as for a model of this library.
+        With 1.0 the gradients are those of the tables as given, as for a model of this library.
+    standardized: divide each user's scores by their own standard deviation first, so that users weigh alike.
     key: of order and negatives; `jax.random.key(0)` by default.
 
     Tables with biases are folded, so the ledger's vectors are as wide as `fold_bias(tables)`.

@@ -68,7 +68,7 @@ class FoldIn(NamedTuple):
 
 
 def calibrate_fold_in(
-    tables: Tables, interactions: Interactions, *, users: int = 512, seed: int = 0
+    tables: Tables, interactions: Interactions, *, users: int = 256, seed: int = 0
 ) -> FoldIn:
     """The ridge and the weight of `fold_in` that give known users back what the model scores for them.
 
@@ -137,7 +137,7 @@ def _padded(starts: np.ndarray, items: np.ndarray, width: int) -> Iterator[tuple
     while at < len(order):
         wide = 8
         while wide < lengths[order[at]]:
-            wide *= 2
+            wide *= 4
         block = max(1, min(1024, CELLS // (max(wide, width) * width)))
         users = order[at : at + block]
         users = users[lengths[users] <= wide]
