@@ -3,12 +3,13 @@
 The index of public names. Modules load when first used, so that `import jaxrec` stays quick.
 
     data         Interactions, Split, readers, splits, the registry of named sets
-    models       mf, normalize; embed(model, params) -> Tables
+    models       mf, lightgcn, normalize; embed(model, params) -> Tables
+                 most_popular, ials -> Tables; ease, itemknn -> Scorer
     objectives   bpr, bce, softmax                       samplers    sampler
     optim        row-sparse SGD, Adagrad, Adam           step        make_step, Observation
     ledger       the gradient ledger and its readings    train       fit, make_epoch
     transforms   training (optax), adjustment (test time)
-    select       arms, frontier, select                  rank        top_k
+    select       arms, frontier, select                  rank        top_k, top_k_scores
     metrics      evaluate, compare                       analysis    claims
     pipeline     the main job, end to end                runs        a RUN folder's files
     checkpoint   save, restore
@@ -43,6 +44,7 @@ _MODULES = (
 )
 _NAMES = {
     "Batch": "types",
+    "Scorer": "types",
     "Tables": "types",
     "Interactions": "data",
     "Split": "data",
@@ -55,12 +57,14 @@ _NAMES = {
     "embed": "models",
     "evaluate": "metrics",
     "fit": "train",
+    "lightgcn": "models",
     "load": "data",
     "make_step": "step",
     "mf": "models",
     "normalize": "models",
     "sampler": "samplers",
     "top_k": "rank",
+    "top_k_scores": "rank",
 }
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]

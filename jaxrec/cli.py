@@ -21,7 +21,7 @@ class Train:
     """A registered name (see `jaxrec data list`), a folder with train.txt and test.txt, or a file of interactions."""
     out: Path
     """The RUN folder to write."""
-    preset: Literal["paper-mf", "softmax-mf"] = "softmax-mf"
+    preset: Literal["paper-mf", "softmax-mf", "lightgcn"] = "softmax-mf"
     """Where the settings below get their defaults from."""
     seed: int = 0
     """Of carving, initial tables, batches and the points tried."""

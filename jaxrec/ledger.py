@@ -148,10 +148,13 @@ def ratio(side: Side) -> Array:
 def magnitude(side: Side, by: str = "size") -> Array:
     """How large the gradients of each row were, [N].
 
-    `by`: "size" p = Σ‖∂ℓ/∂v‖ over positive events; "vector" ‖P‖; "ratio" r; "count" the number of positive events.
+    `by`: "size" p = Σ‖∂ℓ/∂v‖ over positive events, "push" n⁻ the same over negative events; "vector" ‖P‖; "ratio" r;
+    "count" the number of positive events.
     """
     if by == "size":
         return side.pull.size
+    if by == "push":
+        return side.push.size
     if by == "count":
         return side.pull.events
     if by == "ratio":
@@ -159,7 +162,7 @@ def magnitude(side: Side, by: str = "size") -> Array:
     if by == "vector":
         _want_vectors(side)
         return jnp.linalg.norm(side.pull.vector, axis=-1)
-    raise ValueError(f"by must be one of size, vector, ratio, count; got {by!r}")
+    raise ValueError(f"by must be one of size, push, vector, ratio, count; got {by!r}")
 
 
 def direction(side: Side, weighting: Weighting = "uniform", *, where: Array | None = None) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.types import Array, Tables
+from jaxrec.types import Array, Scorer, Tables
 
 if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
 
 GROUP = 64  # items per group in the two-stage top-k
-CELLS = 5_000_000  # scores of an automatic block: 20 MB, below which allocators reuse memory instead of mapping it
+CELLS = 2_600_000  # scores of an automatic block: 10 MB, so that those of two threads stay in a usual last-level cache
+CHUNK = 1024  # users of one compiled call, which scans their blocks and so reuses the memory of one
 
 
 class TopK(NamedTuple):
@@ -57,7 +59,11 @@ def rank_block(tables: Tables, users: Array, excluded: Array, k: int) -> tuple[A
 
     Equal scores go to the smaller item id. Where fewer than k items are left: item -1, score -inf.
     """
-    found = masked_scores(tables, users, excluded)
+    return best_of(masked_scores(tables, users, excluded), k)
+
+
+def best_of(found: Array, k: int) -> tuple[Array, Array]:
+    """The k best of masked scores [b, I] -> items, scores [b, k], as `rank_block` gives them."""
     best, items = _exact_top_k(found, k)
     return jnp.where(best > -jnp.inf, items, -1).astype(jnp.int32), best
 
@@ -73,7 +79,7 @@ def _exact_top_k(found: Array, k: int) -> tuple[Array, Array]:
     if size <= 2 * k * GROUP:
         return jax.lax.top_k(found, k)
     whole = size // GROUP * GROUP
-    maxima = jnp.max(found[:, :whole].reshape(found.shape[0], -1, GROUP), axis=-1)
+    maxima = _group_maxima(found[:, :whole])
     if whole < size:
         maxima = jnp.concatenate([maxima, jnp.max(found[:, whole:], axis=-1, keepdims=True)], axis=-1)
     groups = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=-1)  # ascending ids, as top_k keeps the first of equals
@@ -85,7 +91,27 @@ def _exact_top_k(found: Array, k: int) -> tuple[Array, Array]:
     return best, jnp.take_along_axis(ids, where, axis=1)
 
 
-_jit_rank_block = jax.jit(rank_block, static_argnames="k")
+def _group_maxima(found: Array) -> Array:
+    """The largest of each GROUP neighbours: [b, G * GROUP] -> [b, G].
+
+    A chain of selections vectorises on CPUs where a maximum, which must pass NaN on, does not; scores are finite.
+    """
+    parts = found.reshape(found.shape[0], -1, GROUP // 8, 8)
+    best = functools.reduce(lambda a, b: jnp.where(a > b, a, b), [parts[:, :, n] for n in range(GROUP // 8)])
+    return jnp.max(jax.lax.optimization_barrier(best), axis=-1)
+
+
+def scan_blocks(rank_one: Callable[..., Any], block: int, *rows: Any) -> Any:
+    """Applies `rank_one(*rows of a block)` to blocks of `block` rows one after the other and joins what comes back."""
+    split = jax.tree.map(lambda x: jnp.reshape(x, (-1, block, *x.shape[1:])), rows)
+    found = jax.lax.map(lambda x: rank_one(*x), split)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+
+@jax.jit(static_argnames=("k", "block"))
+def _rank_chunk(tables: Tables, users: Array, excluded: Array, k: int, block: int) -> tuple[Array, Array]:
+    found: tuple[Array, Array] = scan_blocks(lambda u, x: rank_block(tables, u, x, k), block, users, excluded)
+    return found
 
 
 def pad_lists(interactions: Interactions, users: np.ndarray, fill: int = -1) -> np.ndarray:
@@ -122,19 +148,21 @@ def top_k(
         raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
     users = check_users(users, num_users)
     excludes = _as_list(exclude, num_users, num_items)
-    block = _block_rows(block, len(users), num_items)
+    block = block_rows(block, len(users), num_items)
     lengths = np.sum([e.user_counts[users] for e in excludes], axis=0) if excludes else np.zeros(len(users))
     order = np.argsort(lengths, kind="stable")  # neighbours of like length share a narrow mask
     items = np.empty((len(users), k), np.int32)
     best = np.empty((len(users), k), np.float32)
 
+    chunk = chunk_rows(block, len(users))
+
     def run(start: int) -> None:
-        where = order[start : start + block]
-        rows, masks = _padded_block(users[where], excludes, block, num_items)
-        found, values = _jit_rank_block(tables, rows, masks, k)
+        where = order[start : start + chunk]
+        rows, masks = _padded_rows(users[where], excludes, chunk, num_items)
+        found, values = _rank_chunk(tables, rows, masks, k, block)
         items[where], best[where] = np.asarray(found)[: len(where)], np.asarray(values)[: len(where)]
 
-    run_all(run, range(0, len(users), block))
+    run_all(run, range(0, len(users), chunk))
     return TopK(users, items, best)
 
 
@@ -156,28 +184,34 @@ def positions(
     if len(items) and not 0 <= items.min() <= items.max() < num_items:
         raise ValueError(f"items must be in 0..{num_items - 1}, got {items.min()}..{items.max()}")
     excludes = _as_list(exclude, num_users, num_items)
-    block = _block_rows(block, len(users), num_items)
+    block = block_rows(block, len(users), num_items)
     found = np.empty(len(users), np.int64)
     lengths = np.sum([e.user_counts[users] for e in excludes], axis=0) if excludes else np.zeros(len(users))
     order = np.argsort(lengths, kind="stable")
 
-    def run(start: int) -> None:
-        where = order[start : start + block]
-        rows, masks = _padded_block(users[where], excludes, block, num_items)
-        wanted = np.zeros(block, np.int32)
-        wanted[: len(where)] = items[where]
-        found[where] = np.asarray(_positions_block(tables, rows, masks, wanted))[: len(where)]
+    chunk = chunk_rows(block, len(users))
 
-    run_all(run, range(0, len(users), block))
+    def run(start: int) -> None:
+        where = order[start : start + chunk]
+        rows, masks = _padded_rows(users[where], excludes, chunk, num_items)
+        wanted = np.zeros(chunk, np.int32)
+        wanted[: len(where)] = items[where]
+        found[where] = np.asarray(_positions_chunk(tables, rows, masks, wanted, block))[: len(where)]
+
+    run_all(run, range(0, len(users), chunk))
     return found
 
 
-@jax.jit
-def _positions_block(tables: Tables, users: Array, excluded: Array, items: Array) -> Array:
-    found = masked_scores(tables, users, excluded)
-    own = jnp.take_along_axis(found, items[:, None], axis=1)
-    before = jnp.arange(found.shape[1])[None, :] < items[:, None]
-    return 1 + jnp.sum((found > own) | ((found == own) & before), axis=1)
+@jax.jit(static_argnames="block")
+def _positions_chunk(tables: Tables, users: Array, excluded: Array, items: Array, block: int) -> Array:
+    def one(users: Array, excluded: Array, items: Array) -> Array:
+        found = masked_scores(tables, users, excluded)
+        own = jnp.take_along_axis(found, items[:, None], axis=1)
+        before = jnp.arange(found.shape[1])[None, :] < items[:, None]
+        return 1 + jnp.sum((found > own) | ((found == own) & before), axis=1)
+
+    found: Array = scan_blocks(one, block, users, excluded, items)
+    return found
 
 
 def check_tables(tables: Tables) -> tuple[int, int]:
@@ -234,11 +268,11 @@ def _as_list(
     return found
 
 
-def _block_rows(block: int | None, wanted: int, num_items: int) -> int:
+def block_rows(block: int | None, wanted: int, num_items: int) -> int:
     """A multiple of 8, so that the product takes the same kernel whatever the block."""
     if block is not None and block < 1:
         raise ValueError(f"block must be a positive number of users, got {block}")
-    rows = min(block or max(1, CELLS // num_items), 1024 if block is None else block, max(wanted, 1))
+    rows = min(min(max(1, CELLS // num_items), CHUNK) if block is None else block, max(wanted, 1))
     rows = -(-rows // 8) * 8
     threads = min(2, os.cpu_count() or 1)
     need, free = threads * 4 * 4 * rows * num_items, _free_memory()
@@ -250,6 +284,11 @@ def _block_rows(block: int | None, wanted: int, num_items: int) -> int:
     return rows
 
 
+def chunk_rows(block: int, wanted: int) -> int:
+    """How many users one compiled call takes: whole blocks, and no more than there are."""
+    return block * max(1, min(CHUNK // block, -(-wanted // block)))
+
+
 def _free_memory() -> int | None:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -257,16 +296,70 @@ def _free_memory() -> int | None:
         return None
 
 
-def _padded_block(
-    users: np.ndarray, excludes: list[Interactions], block: int, num_items: int
+def _padded_rows(
+    users: np.ndarray, excludes: list[Interactions], size: int, num_items: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [block] and masks [block, M], M from a short list of widths so that few programs are compiled."""
+    """Rows [size] and masks [size, M], M from a short list of widths so that few programs are compiled."""
     lists = [pad_lists(part, users, num_items) for part in excludes]
     width = sum(part.shape[1] for part in lists)
     wide = 16
     while wide < width:
         wide *= 4
-    masks = np.full((block, wide), num_items, np.int32)
+    masks = np.full((size, wide), num_items, np.int32)
     if lists:
         masks[: len(users), :width] = np.concatenate(lists, axis=1)
-    return np.concatenate([users, np.zeros(block - len(users), np.int32)]), masks
+    return np.concatenate([users, np.zeros(size - len(users), np.int32)]), masks
+
+
+def top_k_scores(
+    scorer: Scorer,
+    users: np.ndarray | Sequence[int] | None,
+    exclude: Interactions | Sequence[Interactions] | None,
+    *,
+    k: int,
+    block: int | None = None,
+) -> TopK:
+    """`top_k` for models that score a block of users in their own way: as exact, ties to the smaller item id.
+
+    Raises as `top_k` does, and ValueError where scores have another shape than [b, I] or are not finite.
+    """
+    num_items = scorer.num_items
+    if not 1 <= k <= num_items:
+        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    users = check_users(users, scorer.num_users)
+    excludes = _as_list(exclude, scorer.num_users, num_items)
+    block = block_rows(block, len(users), num_items)
+    order = np.argsort(np.sum([np.zeros(len(users)), *(e.user_counts[users] for e in excludes)], axis=0), kind="stable")
+    items = np.empty((len(users), k), np.int32)
+    best = np.empty((len(users), k), np.float32)
+
+    def run(start: int) -> None:
+        where = order[start : start + block]
+        rows, masks = _padded_rows(users[where], excludes, block, num_items)
+        found, values, finite = _rank_scores(_want_scores(scorer.block(rows), block, num_items), masks, k)
+        if not finite:
+            raise ValueError("scores must be finite, but a block of users has NaN or inf: the model is not usable")
+        items[where], best[where] = np.asarray(found)[: len(where)], np.asarray(values)[: len(where)]
+
+    run_all(run, range(0, len(users), block))
+    return TopK(users, items, best)
+
+
+def _want_scores(scores: Any, rows: int, num_items: int) -> Array:
+    if scores.shape != (rows, num_items):
+        raise ValueError(f"a block's scores must have shape ({rows}, {num_items}), got {scores.shape}")
+    return jnp.asarray(scores, jnp.float32)
+
+
+@jax.jit(static_argnames="k")
+def _rank_scores(scores: Array, excluded: Array, k: int) -> tuple[Array, Array, Array]:
+    masked = scores.at[jnp.arange(scores.shape[0])[:, None], excluded].set(-jnp.inf, mode="drop")
+    best, items = _exact_top_k(masked, k)
+    return jnp.where(best > -jnp.inf, items, -1).astype(jnp.int32), best, jnp.all(jnp.isfinite(scores))
+
+
+def want_memory(need: int, what: str, cure: str) -> None:
+    """MemoryError where more than the free memory is needed, in bytes, and the system tells how much is free."""
+    free = _free_memory()
+    if free is not None and need > free:
+        raise MemoryError(f"{what} takes about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; {cure}")

@@ -112,11 +112,15 @@ def is_known(starts: Array, items: Array, users: Array, candidates: Array) -> Ar
     """
     low = jnp.broadcast_to(starts[users][:, None], candidates.shape)
     end = jnp.broadcast_to(starts[users + 1][:, None], candidates.shape)
-    high = end
-    for _ in range(max(int(items.shape[0]).bit_length(), 1)):
+
+    # A loop on the device: unrolled, its nested selects took XLA minutes to compile on 800,000 interactions.
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
         middle = (low + high) // 2
         below = (items.at[middle].get(mode="fill", fill_value=0) < candidates) & (low < high)
-        low, high = jnp.where(below, middle + 1, low), jnp.where(below | (low >= high), high, middle)
+        return jnp.where(below, middle + 1, low), jnp.where(below | (low >= high), high, middle)
+
+    low, _ = jax.lax.fori_loop(0, max(int(items.shape[0]).bit_length(), 1), halve, (low, end))
     return (low < end) & (items.at[low].get(mode="fill", fill_value=-1) == candidates)
 
 

@@ -11,6 +11,7 @@ ones. Tests are not seen here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec import ledger as ledgers
 from jaxrec import rank
 from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
@@ -25,6 +27,7 @@ from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
 
+AT_ONCE = 8  # points that share one computation of the scores
 LOSSES = (0.05, 0.1, 0.2)  # shares of the natural metric that a trade-off is looked at
 
 
@@ -35,6 +38,7 @@ class Arm(NamedTuple):
     low: tuple[float, ...]
     high: tuple[float, ...]
     adjust: Callable[[Array], adj.Adjustment]
+    change: Callable[[Array], adj.ScoreChange] | None = None  # the same, as a change of scores
 
 
 class Point(NamedTuple):
@@ -51,9 +55,10 @@ class Problem(NamedTuple):
     ledger: GradientLedger
     parts: tuple[str, ...]
     k: int
-    users: list[np.ndarray]  # blocks [b]
-    excluded: list[np.ndarray]  # [b, M]
-    relevant: list[tuple[np.ndarray, ...]]  # a [b, T] each part, padded with -1
+    block: int  # users ranked at once
+    users: list[np.ndarray]  # chunks of whole blocks [c]
+    excluded: list[np.ndarray]  # [c, M]
+    relevant: list[tuple[np.ndarray, ...]]  # a [c, T] each part, padded with -1
 
 
 def prepare(
@@ -64,10 +69,13 @@ def prepare(
     *,
     k: int = 20,
     max_users: int | None = 8192,
-    block: int = 128,
+    block: int | None = None,
     seed: int = 0,
 ) -> Problem:
-    """Prepares the validation users, at most `max_users` of them drawn at random (None: all)."""
+    """Prepares the validation users, at most `max_users` of them drawn at random (None: all).
+
+    `block` is how many users are ranked at once (None: as `rank.top_k` chooses).
+    """
     if not valid:
         raise ValueError("selecting strengths wants validation parts; carve them from the training interactions")
     _, num_items = rank.check_tables(tables)
@@ -77,26 +85,24 @@ def prepare(
     if max_users is not None and len(users) > max_users:
         users = np.random.default_rng(seed).choice(users, max_users, replace=False)
     users = users[np.argsort(train.user_counts[users], kind="stable")].astype(np.int32)
-    blocks = [users[i : i + block] for i in range(0, len(users), block)]
-    lists = {name: _widest(part, users) for name, part in valid.items()}
+    block = rank.block_rows(block, len(users), num_items)
+    chunk = rank.chunk_rows(block, len(users))
+    # One width of test lists for all chunks, so that few programs are compiled.
+    widest = {name: max(1, int(part.user_counts[users].max(initial=0))) for name, part in valid.items()}
     padded, excluded, relevant = [], [], []
-    for chosen in blocks:
-        fill = np.zeros(block - len(chosen), np.int32)
-        rows = np.concatenate([chosen, fill])
+    for start in range(0, len(users), chunk):
+        chosen = users[start : start + chunk]
+        rows = np.concatenate([chosen, np.zeros(chunk - len(chosen), np.int32)])
         padded.append(rows)
         excluded.append(_width(rank.pad_lists(train, rows, num_items), num_items))
-        parts = []
-        for name, part in valid.items():
-            found = np.full((block, lists[name]), -1, np.int32)
-            own = rank.pad_lists(part, chosen)
-            found[: len(chosen), : own.shape[1]] = own
-            parts.append(found)
-        relevant.append(tuple(parts))
-    return Problem(tables, ledger, tuple(valid), k, padded, excluded, relevant)
+        relevant.append(tuple(_relevant(valid[name], chosen, chunk, width) for name, width in widest.items()))
+    return Problem(tables, ledger, tuple(valid), k, block, padded, excluded, relevant)
 
 
-def _widest(part: Interactions, users: np.ndarray) -> int:
-    return max(1, int(part.user_counts[users].max(initial=0)))
+def _relevant(part: Interactions, users: np.ndarray, size: int, width: int) -> np.ndarray:
+    """The items of each user, padded with -1 to [size, width]."""
+    own = rank.pad_lists(part, users)
+    return np.pad(own, ((0, size - len(users)), (0, width - own.shape[1])), constant_values=-1)
 
 
 def _width(lists: np.ndarray, fill: int) -> np.ndarray:
@@ -107,42 +113,100 @@ def _width(lists: np.ndarray, fill: int) -> np.ndarray:
     return np.pad(lists, ((0, 0), (0, width - lists.shape[1])), constant_values=fill)
 
 
-@jax.jit(static_argnames="k")
-def _score_block(
-    tables: Tables, users: Array, excluded: Array, relevant: tuple[Array, ...], k: int
-) -> list[tuple[Array, Array, Array]]:
-    """(Σ recall, Σ ndcg, number of users with relevant items) of a block, a triple for each part."""
-    items, _ = rank.rank_block(tables, users, excluded, k)
+def _sums(items: Array, relevant: tuple[Array, ...], k: int) -> Array:
+    """(Σ recall, Σ ndcg, number of users with relevant items) of a block's lists, for each part: [P, 3]."""
     sums = []
     for own in relevant:
         count = jnp.sum(own >= 0, axis=1)
         hits = is_hit(items, own)
         some = (count > 0).astype(jnp.float32)
-        sums.append(
-            (
-                jnp.sum(recall_from_hits(hits, count) * some),
-                jnp.sum(ndcg_from_hits(hits, count, k) * some),
-                jnp.sum(some),
-            )
-        )
-    return sums
+        values = (recall_from_hits(hits, count) * some, ndcg_from_hits(hits, count, k) * some, some)
+        sums.append(jnp.stack([jnp.sum(v) for v in values]))
+    return jnp.stack(sums)
 
 
-def measure(problem: Problem, adjust: Callable[[Tables, GradientLedger], Tables]) -> dict[str, dict[str, float]]:
-    """recall@k and ndcg@k of the adjusted tables on each validation part, means over its users."""
-    tables = adj.fold_bias(adjust(problem.tables, problem.ledger))
+@jax.jit(static_argnames=("k", "block"))
+def _score_chunk(
+    tables: Tables, users: Array, excluded: Array, relevant: tuple[Array, ...], k: int, block: int
+) -> Array:
+    """`_sums` of one pair of tables over the blocks of a chunk: [P, 3]."""
+
+    def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
+        return _sums(rank.rank_block(tables, users, excluded, k)[0], relevant, k)[None]
+
+    return jnp.sum(rank.scan_blocks(one, block, users, excluded, relevant).reshape(-1, len(relevant), 3), axis=0)
+
+
+@jax.jit(static_argnames=("k", "block"))
+def _score_chunk_changed(
+    tables: Tables,
+    changes: adj.ScoreChange,
+    users: Array,
+    excluded: Array,
+    relevant: tuple[Array, ...],
+    k: int,
+    block: int,
+) -> Array:
+    """`_sums` after each of G changes of one pair of tables, whose scores are computed once: [G, P, 3]."""
+
+    def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
+        found = rank.masked_scores(tables, users, excluded)
+
+        def changed(change: adj.ScoreChange) -> Array:
+            items, _ = rank.best_of(change.apply(found, users), k)
+            return _sums(items, relevant, k)
+
+        return jax.lax.map(changed, changes)[None]
+
+    shape = (-1, len(changes.scale), len(relevant), 3)
+    return jnp.sum(rank.scan_blocks(one, block, users, excluded, relevant).reshape(shape), axis=0)
+
+
+Metrics = dict[str, dict[str, float]]  # part -> name -> value
+
+
+def _over_chunks(problem: Problem, score: Callable[..., Array]) -> np.ndarray:
     results: list[np.ndarray] = [np.zeros(0)] * len(problem.users)
 
     def run(i: int) -> None:
-        found = _score_block(tables, problem.users[i], problem.excluded[i], problem.relevant[i], problem.k)
-        results[i] = np.array(found, np.float64)
+        results[i] = np.asarray(score(problem.users[i], problem.excluded[i], problem.relevant[i]), np.float64)
 
     rank.run_all(run, range(len(problem.users)))
-    total = np.sum(results, axis=0)
+    return np.sum(results, axis=0)
+
+
+def _means(problem: Problem, sums: np.ndarray) -> Metrics:
     return {
         part: {f"recall@{problem.k}": row[0] / max(row[2], 1), f"ndcg@{problem.k}": row[1] / max(row[2], 1)}
-        for part, row in zip(problem.parts, total.tolist(), strict=True)
+        for part, row in zip(problem.parts, sums.tolist(), strict=True)
     }
+
+
+def measure(problem: Problem, adjust: adj.Adjustment) -> Metrics:
+    """recall@k and ndcg@k of the adjusted tables on each validation part, means over its users."""
+    tables = adj.fold_bias(adjust(problem.tables, problem.ledger))
+    score = functools.partial(_score_chunk, tables, k=problem.k, block=problem.block)
+    return _means(problem, _over_chunks(problem, score))
+
+
+def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metrics]:
+    """`measure` of each row of strengths [N, S].
+
+    An arm that tells what it does to scores (`Arm.change`) has them computed once for all its points; another one is
+    ranked from its tables point by point.
+    """
+    if arm.change is None:
+        rows = jnp.asarray(strengths, jnp.float32)
+        run = jax.jit(lambda tables, ledger, s: adj.fold_bias(arm.adjust(s)(tables, ledger)))
+        return [measure(problem, functools.partial(run, s=s)) for s in rows]
+    change, tables = jax.jit(jax.vmap(arm.change)), adj.fold_bias(problem.tables)
+    found: list[Metrics] = []
+    for start in range(0, len(strengths), AT_ONCE):
+        some = np.asarray(strengths[start : start + AT_ONCE], np.float32)
+        whole = np.concatenate([some, np.repeat(some[-1:], AT_ONCE - len(some), axis=0)])  # one program for all
+        score = functools.partial(_score_chunk_changed, tables, change(whole), k=problem.k, block=problem.block)
+        found += [_means(problem, sums) for sums in _over_chunks(problem, score)[: len(some)]]
+    return found
 
 
 def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: int = 0) -> dict[str, Arm]:
@@ -152,28 +216,48 @@ def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: i
     standard deviation of log popularity weigh as much as one of the scores within a user.
     """
     unit = score_spread(tables, seed=seed)
-    z = adj.mainstream(ledger)
-    top = 2.0 * unit / max(_log_spread(np.asarray(ledger.items.pull.size)), 1e-6)
-    top_count = 2.0 * unit / max(_log_spread(train.item_counts), 1e-6)
+    z = adj.profile_popularity(ledger, jnp.asarray(train.users), jnp.asarray(train.items))
+    size, push = (adj.log_relative(ledgers.magnitude(ledger.items, by)) for by in ("size", "push"))
     counts = jnp.asarray(train.item_counts, jnp.float32)
+    number = adj.log_relative(counts)
+    d = ledgers.direction(ledger.items)
+    along = (tables.user[:, : len(d)] @ d, tables.item[:, : len(d)] @ d)
 
     def gradients(s: Array) -> adj.Adjustment:
         return adj.chain(
             adj.remove_direction(s[0], spread=s[3], z=z),
             adj.rescale_by_gradient(s[1]),
-            adj.offset_by_gradient(s[2], spread=s[3], z=z),
+            adj.offset_by_gradient(s[2], by="push", spread=s[3], z=z),
         )
+
+    def gradients_change(s: Array) -> adj.ScoreChange:
+        scale = jnp.exp(-s[1] * size)
+        left = jnp.stack([-adj.personal(s[0], s[3], z) * along[0], -adj.personal(s[2], s[3], z)], axis=1)
+        return adj.ScoreChange(scale, left, jnp.stack([scale * along[1], push], axis=1))
 
     def count(s: Array) -> adj.Adjustment:
         return adj.chain(adj.rescale_by_count(s[0], counts), adj.offset_by_count(s[1], counts))
 
+    def count_change(s: Array) -> adj.ScoreChange:
+        left = -s[1] * jnp.ones((tables.user.shape[0], 1))
+        return adj.ScoreChange(jnp.exp(-s[0] * number), left, number[:, None])
+
     return {
         "adjusted": Arm(
-            ("direction", "magnitude", "offset", "spread"), (0, 0, 0, -0.5), (2.5, 0.8, top, 1.0), gradients
+            ("direction", "magnitude", "offset", "spread"),
+            (0, 0, 0, -0.5),
+            (2.5, 0.8, _top(unit, push), 1.5),
+            gradients,
+            gradients_change,
         ),
-        "count_control": Arm(("rescale", "offset"), (0, 0), (0.8, top_count), count),
+        "count_control": Arm(("rescale", "offset"), (0, 0), (0.8, _top(unit, number)), count, count_change),
         "tten": Arm(("power",), (0,), (1.5,), lambda s: adj.tten(s[0])),
     }
+
+
+def _top(unit: float, logs: Array) -> float:
+    """The largest offset worth trying, where a standard deviation of it is twice the scores' own."""
+    return 2.0 * unit / max(float(jnp.std(logs)), 1e-6)
 
 
 def score_spread(tables: Tables, *, users: int = 256, seed: int = 0) -> float:
@@ -184,13 +268,10 @@ def score_spread(tables: Tables, *, users: int = 256, seed: int = 0) -> float:
     return float(jnp.mean(jnp.std(rank.masked_scores(tables, jnp.asarray(chosen), none), axis=1)))
 
 
-def _log_spread(g: np.ndarray) -> float:
-    return float(np.std(np.log(g[g > 0]))) if (g > 0).any() else 0.0
-
-
 def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, seed: int = 0) -> list[Point]:
-    """Tries `budget` points of the arm, the first being strength 0: a third over the box, the rest in `rounds` of ever
-    smaller changes to the best points at each natural loss of `LOSSES` and without a limit.
+    """Tries `budget` points of the arm, the first being strength 0: a third over the box (half of these with a single
+    strength), the rest in `rounds` of ever smaller changes to the best points at each natural loss of `LOSSES` and
+    without a limit.
 
     Strengths that start at 0 are spaced by squares, denser near 0.
     """
@@ -200,25 +281,37 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, s
         raise ValueError(f"budget must be at least 1 and rounds at least 0, got {budget} and {rounds}")
     low, high = np.array(arm.low, np.float64), np.array(arm.high, np.float64)
     first = budget if rounds == 0 else -(-budget // 3)
-    box = qmc.Sobol(len(low), seed=seed).random(2 ** int(np.ceil(np.log2(max(first, 2)))))[: first - 1]
     start = np.clip((0 - low) / np.where(high > low, high - low, 1.0), 0, 1)
-    run = jax.jit(lambda tables, ledger, s: adj.fold_bias(arm.adjust(s)(tables, ledger)))
+    box = qmc.Sobol(len(low), seed=seed).random(2 ** int(np.ceil(np.log2(max(first, 2)))))
+    box = np.concatenate([_one_at_a_time(start, first // 2), box])[: first - 1]
 
-    def evaluate(where: np.ndarray) -> Point:
-        s = low + np.where(low == 0, where**2, where) * (high - low)
-        metrics = measure(problem, lambda tables, ledger: run(tables, ledger, jnp.asarray(s, jnp.float32)))
-        return Point(dict(zip(arm.names, s.tolist(), strict=True)), metrics)
+    def evaluate(where: np.ndarray) -> list[Point]:
+        strengths = low + np.where(low == 0, where**2, where) * (high - low)
+        measured = measure_many(problem, arm, strengths)
+        return [
+            Point(dict(zip(arm.names, s.tolist(), strict=True)), m) for s, m in zip(strengths, measured, strict=True)
+        ]
 
-    tried = [start, *box]
-    points = [evaluate(where) for where in tried]
+    tried = np.concatenate([start[None], box])
+    points = evaluate(tried)
     rng = np.random.default_rng(seed)
     for turn in range(rounds):
         parents = np.array([tried[points.index(point)] for point in _elite(points, problem.k)])
         left = (budget - len(points)) // (rounds - turn)
         parents = parents[np.arange(left) % len(parents)]
         fresh = np.clip(parents + rng.normal(0, 0.2 / 1.6**turn, parents.shape), 0, 1)
-        tried += list(fresh)
-        points += [evaluate(where) for where in fresh]
+        tried = np.concatenate([tried, fresh])
+        points += evaluate(fresh)
+    return points
+
+
+def _one_at_a_time(start: np.ndarray, number: int) -> np.ndarray:
+    """Points that move one strength from where it is 0, those that start at the end of their range: [<= number, S]."""
+    axes = np.flatnonzero(start == 0)
+    levels = number // max(len(axes), 1)
+    points = np.repeat(start[None], levels * len(axes), axis=0)
+    for n, axis in enumerate(axes):
+        points[n * levels : (n + 1) * levels, axis] = np.arange(1, levels + 1) / (levels + 1)
     return points
 
 

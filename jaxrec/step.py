@@ -146,7 +146,8 @@ def make_step(
         optimiser takes the dense gradient of all parameters.
     transform: an optax transformation of `ScoreGradients`; its update is given users, positives and negatives.
     observation: what the ledger keeps; None trains without a ledger.
-    l2: λ; each gathered raw row adds λ/2 ‖row‖² to the loss, once per occurrence. The ledger does not see it.
+    l2: λ; each gathered raw row adds λ/2 ‖row‖² to the loss, once per occurrence (a row of `model.penalized` in its
+        place where the model has that). The ledger does not see it.
     """
     if isinstance(optimizer, RowOptimizer) and not model.tables_are_params:
         raise ValueError("a row-sparse optimiser wants a model whose tables are its parameters; use an optax one")
@@ -176,8 +177,7 @@ def make_step(
         )
 
     def gather(params: Params, batch: Batch) -> tuple[Array, Array, Array]:
-        user, item = model.tables(params)
-        return user[batch.users], item[batch.positives], item[batch.negatives]
+        return _take(model.tables(params), batch)
 
     def heads(user: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
         return model.user_head(user), model.item_head(positive), model.item_head(negative)
@@ -203,19 +203,34 @@ def make_step(
                 seen, by_row = g, row_gradients(*scored, g)
             ledger = observe_batch(ledger, batch, scored[0], seen, by_row, decay=observation.decay)
         by_raw = pull_to_raw((applied.user_pull + applied.user_push, applied.positive, applied.negative))
-        if l2:
+        if l2 and model.penalized is None:
             by_raw = tuple(grad + l2 * row for grad, row in zip(by_raw, raw, strict=True))
         if isinstance(optimizer, RowOptimizer):
             params, opt_state = _update_rows(optimizer, state, batch, by_raw)
         else:
             (gradient,) = pull_to_params(by_raw)
-            change, opt_state = optimizer.update(gradient, state.optimizer, state.params)
+            if l2 and model.penalized is not None:
+                gradient = jax.tree.map(jnp.add, gradient, _penalty_gradient(model.penalized, state.params, batch, l2))
+            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole powers
+                change, opt_state = optimizer.update(gradient, state.optimizer, state.params)
             params = optax.apply_updates(state.params, change)
         mean_loss = jnp.mean(loss)
         info = Info(mean_loss, -jnp.mean(g.positive), jnp.isfinite(mean_loss))
         return state._replace(params=params, optimizer=opt_state, transform=transform_state, ledger=ledger), info
 
     return Step(init, update)
+
+
+def _take(tables: tuple[Array, Array], batch: Batch) -> tuple[Array, Array, Array]:
+    user, item = tables
+    return user[batch.users], item[batch.positives], item[batch.negatives]
+
+
+def _penalty_gradient(
+    penalized: Callable[[Params], tuple[Array, Array]], params: Params, batch: Batch, l2: float
+) -> Params:
+    rows, pull = jax.vjp(lambda params: _take(penalized(params), batch), params)
+    return pull(jax.tree.map(lambda row: l2 * row, rows))[0]
 
 
 def _update_rows(

@@ -6,9 +6,11 @@ K negatives a row, D width of a scored vector, k cut-off of a ranking.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 Array = jax.Array
 Params = Any  # a pytree of arrays
@@ -39,3 +41,16 @@ class Tables(NamedTuple):
     item: Array  # [I, D]
     item_bias: Array | None = None  # [I]
     bias_strength: Array | None = None  # [U]
+
+
+class Scorer(NamedTuple):
+    """What ranking ranks for models that don't score by tables: a function of a block of users.
+
+    >>> import numpy as np
+    >>> Scorer(2, 3, lambda users: np.ones((len(users), 3), np.float32)).block(np.array([1])).shape
+    (1, 3)
+    """
+
+    num_users: int
+    num_items: int
+    block: Callable[[np.ndarray], Any]  # users [b] int32 -> scores [b, I] float32

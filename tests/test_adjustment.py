@@ -106,7 +106,9 @@ def test_magnitude_and_count_are_their_formulas(tables: Tables, ledger: ledgers.
         np.testing.assert_allclose(
             score_matrix(family(tables, ledger)), before * np.exp(-0.4 * relative(g)), rtol=1e-4, atol=1e-5
         )
-    for family, g in ((adj.offset_by_gradient(0.4), p), (adj.offset_by_count(0.4, COUNTS), COUNTS)):
+    push = np.asarray(ledger.items.push.size)
+    offsets = (adj.offset_by_gradient(0.4), adj.offset_by_gradient(0.4, by="push"), adj.offset_by_count(0.4, COUNTS))
+    for family, g in zip(offsets, (p, push, COUNTS), strict=True):
         np.testing.assert_allclose(
             score_matrix(family(tables, ledger)), before - 0.4 * relative(g), rtol=1e-4, atol=1e-5
         )
@@ -121,6 +123,20 @@ def test_strength_per_user_follows_the_users_ledger(tables: Tables, ledger: ledg
     wanted = score_matrix(tables) - 0.4 * np.exp(-0.5 * z)[:, None] * relative(np.asarray(ledger.items.pull.size))
     found = adj.offset_by_gradient(0.4, spread=0.5)(tables, ledger)
     np.testing.assert_allclose(score_matrix(found), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_popularity_of_a_profile_is_a_shrunk_mean_of_logs(ledger: ledgers.GradientLedger) -> None:
+    users, items = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 3, 1, 5, 6, 7])
+    logs = relative(np.asarray(ledger.items.pull.size))
+    middle = np.mean([logs[i] for i in items])
+    means = []
+    for user in range(3):
+        own = [logs[i] for u, i in zip(users, items, strict=True) if u == user]
+        means.append((sum(own) + 5 * middle) / (len(own) + 5))
+    z = (np.array(means) - np.mean(means)) / np.std(means)
+    found = adj.profile_popularity(ledger, jnp.asarray(users), jnp.asarray(items))
+    np.testing.assert_allclose(found[:3], z, rtol=1e-3, atol=1e-4)
+    assert jnp.all(found[3:] == 0)
 
 
 def test_users_without_events_get_the_middle_strength() -> None:

@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 from conftest import random_interactions
 
-from jaxrec import analysis, cli, data, models, pipeline, rank, runs, select, testing
+from jaxrec import analysis, cli, data, models, objectives, optim, pipeline, rank, runs, samplers, select, testing
 from jaxrec import ledger as ledgers
-from jaxrec.presets import PRESETS
+from jaxrec.ledger import GradientLedger
+from jaxrec.presets import PRESETS, build
+from jaxrec.step import make_step
+from jaxrec.train import fit
+from jaxrec.types import Tables
 
 SMALL = dataclasses.replace(
     PRESETS["softmax-mf"], width=8, epochs=4, evaluate_every=2, budget=10, negatives=16, batch_size=256
@@ -134,6 +138,30 @@ def test_another_seed_may_use_the_selection_of_the_first(run: Path, folder: Path
         pipeline.train("synthetic", SMALL, tmp_path / "three", selected=run)
 
 
+def test_a_run_on_lightgcn_is_the_same_run(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "graph"
+    small = ["--width", "8", "--epochs", "2", "--evaluate-every", "1", "--budget", "4", "--batch-size", "256"]
+    assert cli.main(["train", str(folder), "--preset", "lightgcn", "--out", str(out), *small]) == 0
+    found = runs.read_metrics(out)
+    assert found["settings"]["backbone"] == found["model"] == "lightgcn"
+    assert set(found["tests"]["test"]) == {"plain", "adjusted", "count_control", "tten"}
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"optimizer": "row_adagrad"}, "choose an optimizer of sgd, adagrad, adam"), ({"biases": True}, "belong to mf")],
+)
+def test_options_that_lightgcn_cannot_honour_are_errors(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(dataclasses.replace(PRESETS["lightgcn"], **change), random_interactions())
+
+
+def test_without_layers_a_lightgcn_takes_row_sparse_optimisers() -> None:
+    model, _, _ = build(dataclasses.replace(PRESETS["lightgcn"], layers=0), random_interactions())
+    assert model.tables_are_params
+
+
 def test_doctor_is_content(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor"]) == 0
     assert "all is well" in capsys.readouterr().out
@@ -152,6 +180,44 @@ def test_measure_agrees_with_evaluate() -> None:
         wanted = metrics.evaluate(ranking, test, split.train, ks=(10,)).summary
         for name in ("recall@10", "ndcg@10"):
             assert found[part][name] == pytest.approx(wanted[name], rel=1e-5)
+
+
+def trained(users: int = 80, items: int = 50) -> tuple[data.Split, Tables, GradientLedger]:
+    split = data.carve(random_interactions(3, users=users, items=items, density=0.3), seed=0)
+    model = models.normalize(models.mf(users, items, 6, scale=1.0), temperature=0.5)
+    sampler = samplers.sampler(split.train, batch_size=64, num_negatives=20, shared=True)
+    step = make_step(model, objectives.softmax(), optim.row_adagrad(0.1))
+    state = fit(step, sampler, epochs=2, key=jax.random.key(0)).state
+    assert state.ledger is not None
+    return split, models.embed(model, state.params), state.ledger
+
+
+def test_points_measured_together_are_measured_as_one_by_one() -> None:
+    split, tables, ledger = trained()
+    problem = select.prepare(tables, ledger, split.train, split.valid, k=5, block=16)
+    rng = np.random.default_rng(0)
+    for arm in select.arms(tables, ledger, split.train).values():
+        box = rng.uniform(arm.low, arm.high, (select.AT_ONCE + 3, len(arm.low)))
+        together = select.measure_many(problem, arm, box)
+        assert len(together) == len(box)
+        for s, found in zip(box, together, strict=True):
+            one = select.measure(problem, arm.adjust(jnp.asarray(s, jnp.float32)))
+            for part in split.valid:
+                assert found[part] == pytest.approx(one[part], rel=1e-5)
+        assert together[0] != together[1]
+
+
+@pytest.mark.parametrize("arm", ["adjusted", "count_control"])
+def test_an_arms_change_of_scores_is_what_its_tables_score(arm: str) -> None:
+    split, tables, ledger = trained()
+    found = select.arms(tables, ledger, split.train)[arm]
+    assert found.change is not None
+    users = jnp.arange(80)
+    plain = rank.masked_scores(tables, users, jnp.full((80, 1), 50))
+    for seed in range(3):
+        s = jnp.asarray(np.random.default_rng(seed).uniform(found.low, found.high), jnp.float32)
+        wanted = rank.masked_scores(found.adjust(s)(tables, ledger), users, jnp.full((80, 1), 50))
+        np.testing.assert_allclose(found.change(s).apply(plain, users), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_select_takes_the_best_that_is_allowed() -> None:

@@ -1,7 +1,26 @@
-"""Models as pure functions, and wrappers around them."""
+"""Models as pure functions, wrappers around them, and models with a closed form or a solver of their own."""
 
 from jaxrec.models.base import Model, candidate_scores, embed, pair_scores, rows
+from jaxrec.models.ease import ease
+from jaxrec.models.ials import ials
+from jaxrec.models.itemknn import itemknn
+from jaxrec.models.lightgcn import lightgcn
 from jaxrec.models.mf import mf
+from jaxrec.models.popularity import most_popular
 from jaxrec.models.wrappers import normalize, unit
 
-__all__ = ["Model", "candidate_scores", "embed", "mf", "normalize", "pair_scores", "rows", "unit"]
+__all__ = [
+    "Model",
+    "candidate_scores",
+    "ease",
+    "embed",
+    "ials",
+    "itemknn",
+    "lightgcn",
+    "mf",
+    "most_popular",
+    "normalize",
+    "pair_scores",
+    "rows",
+    "unit",
+]

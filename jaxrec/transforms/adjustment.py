@@ -8,7 +8,7 @@ where it is the Python number 0 the tables come back bit for bit. Source of the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -19,6 +19,24 @@ from jaxrec.types import Array, Tables
 
 Adjustment = Callable[[Tables, GradientLedger], Tables]
 Strength = float | Array
+
+
+class ScoreChange(NamedTuple):
+    """What an adjustment does to scores: s'_ui = scale_i s_ui + Σ_r left_ur right_ir.
+
+    Many adjustments of one pair of tables can so be compared without computing the inner products again.
+    """
+
+    scale: Array  # [I], positive
+    left: Array  # [U, R]
+    right: Array  # [I, R]
+
+    def apply(self, scores: Array, users: Array) -> Array:
+        """Changes the scores of users [b] by all items: [b, I] -> [b, I]; -inf stays."""
+        found = scores * self.scale[None, :]
+        for r in range(self.left.shape[1]):
+            found = found + self.left[users, r][:, None] * self.right[:, r][None, :]
+        return found
 
 
 def identity() -> Adjustment:
@@ -77,6 +95,19 @@ def mainstream(ledger: GradientLedger, *, weighting: Weighting = "uniform") -> A
     return _standardised(ledgers.alignment(ledger.users, ledger.users.pull.vector, d), ledger.users.pull.events > 0)
 
 
+def profile_popularity(ledger: GradientLedger, users: Array, items: Array) -> Array:
+    """How popular what each user has is, z_u [U]: the mean of log p_i over the user's items, standardised.
+
+    `users` and `items` [E] are the training interactions. Means of short profiles are shrunk towards m, the mean over
+    all interactions: (Σ log p_i + 5 m) / (n_u + 5). Users without a history get 0.
+    """
+    number = ledger.users.pull.size.shape[0]
+    logs = log_relative(ledgers.magnitude(ledger.items))[items]
+    total = jnp.zeros(number).at[users].add(logs)
+    count = jnp.zeros(number).at[users].add(1.0)
+    return _standardised((total + 5.0 * jnp.mean(logs)) / (count + 5.0), count > 0)
+
+
 def personal(strength: Strength, spread: Strength, z: Array) -> Array:
     """Strength per user [U]: strength · exp(−spread · z_u), so that niche users are corrected more."""
     return strength * jnp.exp(-spread * z)
@@ -108,7 +139,7 @@ def _fit(d: Array, width: int) -> Array:
     return jnp.pad(d, (0, width - d.shape[0]))
 
 
-def _log_relative(g: Array) -> Array:
+def log_relative(g: Array) -> Array:
     """log g_i − mean log g over the items that have any; an item without gets the smallest value of the others."""
     seen = g > 0
     logs = jnp.log(jnp.where(seen, g, 1.0))
@@ -118,13 +149,13 @@ def _log_relative(g: Array) -> Array:
 
 
 def _scaled(tables: Tables, g: Array, power: Strength) -> Tables:
-    scale = jnp.exp(-power * _log_relative(g))
+    scale = jnp.exp(-power * log_relative(g))
     bias = None if tables.item_bias is None else tables.item_bias * scale
     return tables._replace(item=tables.item * scale[:, None], item_bias=bias)
 
 
 def _offset(tables: Tables, g: Array, strength: Strength, personal_scale: Array | None) -> Tables:
-    bias = -strength * _log_relative(g)
+    bias = -strength * log_relative(g)
     if tables.item_bias is not None and (tables.bias_strength is not None or personal_scale is not None):
         tables = fold_bias(tables)
     if tables.item_bias is not None:
@@ -132,11 +163,11 @@ def _offset(tables: Tables, g: Array, strength: Strength, personal_scale: Array 
     return tables._replace(item_bias=bias, bias_strength=personal_scale)
 
 
-Measure = Literal["size", "vector", "ratio"]
+Measure = Literal["size", "push", "vector", "ratio"]
 
 
 def rescale_by_gradient(strength: Strength, *, by: Measure = "size") -> Adjustment:
-    """v_i ← v_i · (g_i / geometric mean g)^−γ, g = p_i ("size"), ‖P_i‖ ("vector") or r_i ("ratio").
+    """v_i ← v_i · (g_i / geometric mean g)^−γ, g = p_i ("size"), n⁻_i ("push"), ‖P_i‖ ("vector") or r_i ("ratio").
 
     The mean only fixes the scale, which no ranking sees; the geometric one keeps scores in their range. An item that
     never was a positive is treated like the one with the smallest g.
@@ -151,7 +182,9 @@ def offset_by_gradient(
 ) -> Adjustment:
     """s_ui ← s_ui − κ_u (log g_i − mean log g): an item bias, where `rescale_by_gradient` is a factor.
 
-    κ_u = κ exp(−spread · z_u) with `z` [U], by default `mainstream(ledger)`.
+    κ_u = κ exp(−spread · z_u) with `z` [U], by default `mainstream(ledger)`. In a softmax model the push of an item is
+    Σ_u p(i|u) over what was trained on, times ‖û‖: the item's share in all that the model would recommend. So κ = 1 by
+    "push" turns p(i|u) into a ranking by p(u|i), which is what a test uniform over items asks for.
     """
     if _is_zero(strength):
         return identity()
