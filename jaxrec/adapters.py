@@ -43,7 +43,7 @@ def from_arrays(
     score: Score = "dot",
     source: str = "arrays",
 ) -> TwoTower:
-    """Embeddings [U, D], [I, D] and optional biases [U], [I] of numpy, jax, torch or cupy; ids are row numbers if not given.
+    """Embeddings [U, D], [I, D] and optional biases [U], [I] of numpy, jax, torch or cupy; ids default to row numbers.
 
     With `score="cosine"` the rows are divided by their norms. A last column of user rows that is 1 for everybody is a
     bias in disguise, and becomes `item_bias`.

@@ -1,25 +1,38 @@
-"""Serving what was learned: new users folded in, filters, files of recommendations, tables for an index, a saved scorer."""
+"""Serving what was learned.
+
+    recommend            the best items of users, of all items or an allowed part of them
+    fold_in              rows for users that the model never saw, from their histories
+    with_new_users       tables and ledger with such users appended, to be corrected as the others were
+    write_lists          recommendations as .csv, .tsv, .parquet, or a TREC run
+    for_l2_index         tables whose nearest neighbours are the best items, for indexes without inner products
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.data.interactions import Interactions
+from jaxrec import frozen, rank
+from jaxrec.data.formats import write_columns
+from jaxrec.data.interactions import DataError, Interactions
+from jaxrec.ledger import GradientLedger, Role, Side
 from jaxrec.models.wrappers import unit
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
 
+Histories = Interactions | Sequence[Sequence[int]] | Sequence[np.ndarray]
 CELLS = 4_000_000  # numbers of a block of gathered rows: 16 MB
 
 
 def fold_in(
     item: Array,
-    histories: Interactions | Sequence[Sequence[int]],
+    histories: Histories,
     *,
     item_bias: Array | None = None,
     score: Literal["dot", "cosine"] = "dot",
@@ -115,7 +128,7 @@ def _solve_rows(item: Array, bias: Array, regular: Array, padded: Array, weight:
     return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(left), True), right[..., None])[..., 0]
 
 
-def _csr(histories: Interactions | Sequence[Sequence[int]], num_items: int) -> tuple[np.ndarray, np.ndarray]:
+def _csr(histories: Histories, num_items: int) -> tuple[np.ndarray, np.ndarray]:
     """Row pointers [N+1] and items [E], validated."""
     if isinstance(histories, Interactions):
         if histories.num_items != num_items:
@@ -147,3 +160,144 @@ def _padded(starts: np.ndarray, items: np.ndarray, width: int) -> Iterator[tuple
         padded[: len(users)][inside] = items[(starts[users][:, None] + columns)[inside]]
         yield users, padded
         at += len(users)
+
+
+def with_new_users(
+    tables: Tables, ledger: GradientLedger, histories: Interactions, *, how: FoldIn
+) -> tuple[Tables, GradientLedger]:
+    """The tables and their ledger with the users of `histories` appended: [U + N, D].
+
+    Their rows are folded in and scaled so that their scores spread as those of the users who are there; their gradients
+    are observed against the frozen items. An adjustment of the result treats the new users as it treats the others.
+    """
+    bias, item = tables.item_bias, tables.item
+    rows = fold_in(item, histories, item_bias=bias, score=how.score, ridge=how.ridge, weight=how.weight)
+    new = Tables(rows, item)
+    rows = rows * (jnp.median(frozen.score_scale(tables)) / frozen.score_scale(new))[:, None]
+    seen = frozen.observe(Tables(rows, item, bias), histories, temperature=1.0)
+    strength = tables.bias_strength
+    if strength is not None:
+        strength = jnp.concatenate([strength, jnp.full(len(rows), jnp.mean(strength))])
+    more = tables._replace(user=jnp.concatenate([tables.user, rows]), bias_strength=strength)
+    return more, ledger._replace(users=_joined(ledger.users, seen.users))
+
+
+def _joined(a: Side, b: Side) -> Side:
+    if a.pull.vector.ndim != 2:
+        raise ValueError("new users want a ledger that keeps its users' vectors row by row; this one keeps totals only")
+
+    def role(x: Role, y: Role) -> Role:
+        return Role(*(jnp.concatenate(pair) for pair in zip(x, y, strict=True)))
+
+    return Side(role(a.pull, b.pull), role(a.push, b.push))
+
+
+def recommend(
+    tables: Tables,
+    users: np.ndarray | Sequence[int] | None = None,
+    *,
+    seen: Interactions | Sequence[Interactions] | None = None,
+    allow: np.ndarray | Sequence[int] | None = None,
+    deny: np.ndarray | Sequence[int] | None = None,
+    k: int = 10,
+) -> rank.TopK:
+    """The k best items of users (None: all) among those allowed, not denied and not `seen`: exact, as `rank.top_k`.
+
+    Filters act before the k best are taken, by ranking only the rows that are left. Where fewer than k are left, the
+    list ends with item -1 and score -inf. ValueError where a filter names an unknown item or leaves none.
+    """
+    _, num_items = rank.check_tables(tables)
+    keep = np.ones(num_items, bool) if allow is None else _mask(allow, num_items, "allow")
+    if deny is not None:
+        keep &= ~_mask(deny, num_items, "deny")
+    if not keep.any():
+        raise ValueError("the filters leave no item to recommend; allow more, or deny less")
+    if not 1 <= k <= num_items:
+        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    if keep.all():
+        return rank.top_k(tables, users, seen, k=k)
+    items = np.flatnonzero(keep)
+    small = tables._replace(
+        item=tables.item[items], item_bias=None if tables.item_bias is None else tables.item_bias[items]
+    )
+    parts = [] if seen is None else [seen] if isinstance(seen, Interactions) else list(seen)
+    found = rank.top_k(small, users, [_of_items(part, items) for part in parts], k=min(k, len(items)))
+    missing = ((0, 0), (0, k - found.items.shape[1]))
+    rows = np.where(found.items >= 0, items[found.items], -1).astype(np.int32)
+    return rank.TopK(
+        found.users,
+        np.pad(rows, missing, constant_values=-1),
+        np.pad(found.scores, missing, constant_values=-np.inf),
+    )
+
+
+def _mask(items: np.ndarray | Sequence[int], num_items: int, what: str) -> np.ndarray:
+    given = np.asarray(items, np.int64).reshape(-1)
+    if len(given) and not 0 <= given.min() <= given.max() < num_items:
+        raise ValueError(f"{what} must name items in 0..{num_items - 1}, got {given.min()}..{given.max()}")
+    mask = np.zeros(num_items, bool)
+    mask[given] = True
+    return mask
+
+
+def _of_items(data: Interactions, items: np.ndarray) -> Interactions:
+    """The pairs of some items, renumbered."""
+    place = np.full(data.num_items, -1, np.int64)
+    place[items] = np.arange(len(items))
+    inside = place[data.items] >= 0
+    return Interactions(data.users[inside], place[data.items[inside]], data.num_users, len(items))
+
+
+def write_lists(
+    path: str | PathLike[str],
+    ranking: rank.TopK,
+    user_ids: np.ndarray,
+    item_ids: np.ndarray,
+    *,
+    tag: str = "jaxrec",
+) -> int:
+    """Writes lists with the original ids, one recommendation a line; returns how many.
+
+    .csv, .tsv (.gz too), .parquet: columns user_id, item_id, rank from 1, score. .trec, .run: `user Q0 item rank score
+    tag`, as trec_eval reads it; its ids can't hold white space (DataError).
+    """
+    path, k = Path(path), ranking.items.shape[1]
+    place = np.flatnonzero(ranking.items.ravel() >= 0)
+    columns = {
+        "user_id": user_ids[np.repeat(ranking.users, k)][place],
+        "item_id": item_ids[ranking.items.ravel()[place]],
+        "rank": np.tile(np.arange(1, k + 1), len(ranking.users))[place],
+        "score": ranking.scores.ravel()[place],
+    }
+    if path.suffix not in (".trec", ".run"):
+        write_columns(path, columns)
+        return len(place)
+    for name, ids in (("user_id", user_ids), ("item_id", item_ids), ("tag", np.array([tag]))):
+        odd = [i for i in ids.tolist() if len(str(i).split()) != 1]
+        if odd:
+            raise DataError(f"{path}: a TREC run can't hold white space, but {name} {odd[0]!r} has some; write .csv")
+    with path.open("w", encoding="utf-8") as out:
+        for user, item, position, score in zip(*(c.tolist() for c in columns.values()), strict=True):
+            out.write(f"{user} Q0 {item} {position} {score!r} {tag}\n")
+    return len(place)
+
+
+def for_l2_index(tables: Tables) -> Tables:
+    """Tables whose nearest items by Euclidean distance are the best by score: for indexes without inner products.
+
+    [v, b_i] gets one column √(M² − ‖·‖²), M the longest row, and users a 0 there, so that ‖u − v‖² = ‖u‖² + M² − 2 s_ui
+    (Bachrach et al. 2014, doi:10.1145/2645710.2645741). An index with inner products takes `fold_bias(tables)`:
+
+        index = faiss.IndexFlatIP(item.shape[1]); index.add(item); scores, items = index.search(user, k)
+
+    >>> found = for_l2_index(Tables(jnp.ones((1, 2)), jnp.array([[3.0, 4.0], [0.0, 1.0]])))
+    >>> jnp.linalg.norm(found.item, axis=1).round(4).tolist()
+    [5.0, 5.0]
+    """
+    folded = fold_bias(tables)
+    square = jnp.sum(folded.item**2, axis=1, keepdims=True)
+    rest = jnp.sqrt(jnp.maximum(jnp.max(square) - square, 0.0))
+    return Tables(
+        jnp.concatenate([folded.user, jnp.zeros_like(folded.user[:, :1])], axis=1),
+        jnp.concatenate([folded.item, rest], axis=1),
+    )
