@@ -13,6 +13,9 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     metrics      evaluate, compare                       analysis    claims
     pipeline     the main job, end to end                runs        a RUN folder's files
     checkpoint   save, restore
+    adapters     tables out of models that other libraries trained
+    frozen       observe: a ledger off tables that stay      correct     adjust: correct a trained model
+    serve        recommend, fold_in, write_lists             export      a scorer as one file
 """
 
 from __future__ import annotations
@@ -23,9 +26,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = (
+    "adapters",
     "analysis",
     "checkpoint",
+    "correct",
     "data",
+    "embeddings",
+    "export",
+    "frozen",
     "ledger",
     "metrics",
     "models",
@@ -37,6 +45,7 @@ _MODULES = (
     "runs",
     "samplers",
     "select",
+    "serve",
     "step",
     "testing",
     "train",
@@ -53,6 +62,7 @@ _NAMES = {
     "Model": "models",
     "Observation": "step",
     "TrainState": "step",
+    "adjust": "correct",
     "chain": "transforms.adjustment",
     "embed": "models",
     "evaluate": "metrics",
@@ -62,6 +72,7 @@ _NAMES = {
     "make_step": "step",
     "mf": "models",
     "normalize": "models",
+    "observe": "frozen",
     "sampler": "samplers",
     "top_k": "rank",
     "top_k_scores": "rank",
