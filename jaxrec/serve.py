@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,12 +22,12 @@ from jaxrec import frozen, rank
 from jaxrec.data.formats import write_columns
 from jaxrec.data.interactions import DataError, Interactions
 from jaxrec.ledger import GradientLedger, Role, Side
+from jaxrec.models.ials import Block, blocks
 from jaxrec.models.wrappers import unit
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
 
 Histories = Interactions | Sequence[Sequence[int]] | Sequence[np.ndarray]
-CELLS = 4_000_000  # numbers of a block of gathered rows: 16 MB
 
 
 def fold_in(
@@ -54,21 +54,36 @@ def fold_in(
     """
     if ridge <= 0 or weight < 0:
         raise ValueError(f"ridge must be positive and weight not negative, got {ridge} and {weight}")
-    starts, items = _csr(histories, item.shape[0])
-    out = np.zeros((len(starts) - 1, item.shape[1]), np.float32)
-    if score == "cosine":
-        rows = unit(item)
-        for users, padded in _padded(starts, items, item.shape[1]):
-            out[users] = np.asarray(_mean_rows(rows, padded))[: len(users)]
-        return jnp.asarray(out)
-    if score != "dot":
+    if score not in ("dot", "cosine"):
         raise ValueError(f"score must be 'dot' or 'cosine', got {score!r}")
+    data = _interactions(histories, item.shape[0])
+    out = jnp.zeros((data.num_users, item.shape[1]))
     bias = jnp.zeros(item.shape[0]) if item_bias is None else item_bias
     gram = item.T @ item
     regular = gram + ridge * jnp.trace(gram) / item.shape[1] * jnp.eye(item.shape[1])
-    for users, padded in _padded(starts, items, item.shape[1]):
-        out[users] = np.asarray(_solve_rows(item, bias, regular, padded, jnp.float32(weight)))[: len(users)]
-    return jnp.asarray(out)
+    rows = unit(item) if score == "cosine" else item
+    for part in blocks(data):
+        if score == "cosine":
+            out = _mean_rows(out, rows, part)
+        else:
+            out = _solve_rows(out, rows, bias, regular, part, jnp.float32(weight))
+    return out
+
+
+@jax.jit(donate_argnums=0)
+def _mean_rows(out: Array, item: Array, part: Block) -> Array:
+    own = item.at[part.history].get(mode="fill", fill_value=0.0)
+    return out.at[part.rows].set(unit(jnp.sum(own, axis=1)), mode="drop")
+
+
+@jax.jit(donate_argnums=0)
+def _solve_rows(out: Array, item: Array, bias: Array, regular: Array, part: Block, weight: Array) -> Array:
+    own = item.at[part.history].get(mode="fill", fill_value=0.0)  # [b, T, D]; rows beyond the history are 0
+    own_bias = bias.at[part.history].get(mode="fill", fill_value=0.0)
+    left = regular[None] + weight * jnp.einsum("btd,bte->bde", own, own)
+    right = jnp.einsum("bt,btd->bd", (1 + weight) * (1 - own_bias) + own_bias, own) - (bias @ item)[None]
+    solved = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(left), True), right[..., None])
+    return out.at[part.rows].set(solved[..., 0], mode="drop")
 
 
 class FoldIn(NamedTuple):
@@ -92,7 +107,7 @@ def calibrate_fold_in(
     active = np.flatnonzero(interactions.user_counts > 0)
     chosen = np.sort(np.random.default_rng(seed).choice(active, min(users, len(active)), replace=False))
     starts, items = interactions.csr()
-    histories = [items[starts[u] : starts[u + 1]] for u in chosen]
+    histories = _interactions([items[starts[u] : starts[u + 1]] for u in chosen], interactions.num_items)
     centred = folded.item - jnp.mean(folded.item, axis=0, keepdims=True)
     covariance = centred.T @ centred / folded.item.shape[0]
     own = folded.user[chosen]
@@ -113,53 +128,16 @@ def calibrate_fold_in(
     return best
 
 
-@jax.jit
-def _mean_rows(item: Array, padded: Array) -> Array:
-    own = item.at[padded].get(mode="fill", fill_value=0.0)
-    return unit(jnp.sum(own, axis=1))
-
-
-@jax.jit
-def _solve_rows(item: Array, bias: Array, regular: Array, padded: Array, weight: Array) -> Array:
-    own = item.at[padded].get(mode="fill", fill_value=0.0)  # [b, T, D]; rows beyond the history are 0
-    own_bias = bias.at[padded].get(mode="fill", fill_value=0.0)
-    left = regular[None] + weight * jnp.einsum("btd,bte->bde", own, own)
-    right = jnp.einsum("bt,btd->bd", (1 + weight) * (1 - own_bias) + own_bias, own) - (bias @ item)[None]
-    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(left), True), right[..., None])[..., 0]
-
-
-def _csr(histories: Histories, num_items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row pointers [N+1] and items [E], validated."""
+def _interactions(histories: Histories, num_items: int) -> Interactions:
     if isinstance(histories, Interactions):
         if histories.num_items != num_items:
             raise ValueError(f"histories must be of the {num_items} items of the table, got {histories.num_items}")
-        return histories.csr()
-    lists = [np.asarray(h, np.int64).reshape(-1) for h in histories]
+        return histories
+    lists = [np.unique(np.asarray(h, np.int64)) for h in histories]
     items = np.concatenate([np.zeros(0, np.int64), *lists])
     if len(items) and not 0 <= items.min() <= items.max() < num_items:
         raise ValueError(f"items of a history must be in 0..{num_items - 1}, got {items.min()}..{items.max()}")
-    return np.cumsum([0, *map(len, lists)]), items.astype(np.int32)
-
-
-def _padded(starts: np.ndarray, items: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of users of like history length, with their items padded by an id out of range."""
-    lengths = np.diff(starts)
-    order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    at = 0
-    while at < len(order):
-        wide = 8
-        while wide < lengths[order[at]]:
-            wide *= 4
-        block = max(1, min(1024, CELLS // (max(wide, width) * width)))
-        users = order[at : at + block]
-        users = users[lengths[users] <= wide]
-        columns = np.arange(wide)
-        inside = columns < lengths[users][:, None]
-        padded = np.full((block, wide), np.iinfo(np.int32).max, np.int32)
-        padded[: len(users)][inside] = items[(starts[users][:, None] + columns)[inside]]
-        yield users, padded
-        at += len(users)
+    return Interactions(np.repeat(np.arange(len(lists)), [len(h) for h in lists]), items, len(lists), num_items)
 
 
 def with_new_users(
