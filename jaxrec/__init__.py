@@ -15,6 +15,9 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     checkpoint   save, restore                           report      write_report, write_comparison
     explore      a grid over the strengths               track       Tracker, JsonLines, TensorBoard
     tune         settings of a base model                presets     PRESETS, Settings
+    adapters     tables out of models that other libraries trained
+    frozen       observe: a ledger off tables that stay      correct     adjust: correct a trained model
+    serve        recommend, fold_in, write_lists             export      a scorer as one file
 """
 
 from __future__ import annotations
@@ -25,10 +28,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = (
+    "adapters",
     "analysis",
     "checkpoint",
+    "correct",
     "data",
     "explore",
+    "embeddings",
+    "export",
+    "frozen",
     "ledger",
     "metrics",
     "models",
@@ -41,6 +49,7 @@ _MODULES = (
     "runs",
     "samplers",
     "select",
+    "serve",
     "step",
     "testing",
     "track",
@@ -59,6 +68,7 @@ _NAMES = {
     "Model": "models",
     "Observation": "step",
     "TrainState": "step",
+    "adjust": "correct",
     "chain": "transforms.adjustment",
     "embed": "models",
     "evaluate": "metrics",
@@ -68,6 +78,7 @@ _NAMES = {
     "make_step": "step",
     "mf": "models",
     "normalize": "models",
+    "observe": "frozen",
     "sampler": "samplers",
     "top_k": "rank",
     "top_k_scores": "rank",

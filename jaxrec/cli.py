@@ -1,4 +1,4 @@
-"""The command line: `jaxrec demo | data | train | tune | evaluate | recommend | report | doctor`."""
+"""The command line: `jaxrec demo | data | train | tune | evaluate | adjust | recommend | report | doctor`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrec.commands import configure
+from jaxrec.commands.adjust import adjust
+from jaxrec.commands.recommend import recommend
 from jaxrec.names import nearest
 from jaxrec.presets import PRESETS, Preset, Settings
 
@@ -222,51 +224,6 @@ def _strengths(text: str, names: Sequence[str]) -> list[float]:
     return [given.get(name, 0.0) for name in names]
 
 
-def recommend(
-    run: tyro.conf.Positional[Path],
-    out: Path,
-    users: Path | None = None,
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
-    arm: Literal["adjusted", "plain"] = "adjusted",
-) -> None:
-    """Writes the k best unseen items of users: columns user_id, item_id, rank, score.
-
-    Args:
-        run: A finished RUN folder.
-        out: A .parquet, .csv or .tsv file.
-        users: A file with one user id a line; all users if left out.
-        k: Items for each user.
-        arm: Corrected or plain tables.
-    """
-    import numpy as np
-
-    from jaxrec import rank, runs
-    from jaxrec.data import registry
-    from jaxrec.data.formats import write_columns
-
-    train_part = registry.load(runs.read_metrics(run)["source"]).split.train
-    saved = runs.load_tables(run)
-    user_ids, item_ids = saved.user_ids, saved.item_ids
-    rows = None
-    if users is not None:
-        wanted = users.read_text(encoding="utf-8").split()
-        known = {str(u): n for n, u in enumerate(user_ids.tolist())}
-        for number, user in enumerate(wanted, start=1):
-            if user not in known:
-                raise ValueError(f"{users}:{number}: user {user!r} is unknown to {run}; it has {len(known)} users")
-        rows = np.array([known[u] for u in wanted], np.int32)
-    found = rank.top_k(saved.adjusted if arm == "adjusted" else saved.plain, rows, train_part, k=k)
-    place = np.flatnonzero(found.items.ravel() >= 0)
-    columns = {
-        "user_id": user_ids[np.repeat(found.users, k)][place],
-        "item_id": item_ids[found.items.ravel()[place]],
-        "rank": np.tile(np.arange(1, k + 1), len(found.users))[place],
-        "score": found.scores.ravel()[place],
-    }
-    write_columns(out, columns)
-    print(f"{out}: {len(place):,} rows, {len(found.users):,} users")
-
-
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
     """Writes RUN/report.html of each run; of several runs also a page that compares them, and prints their tests.
 
@@ -318,6 +275,7 @@ def doctor() -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "evaluate": evaluate,
+    "adjust": adjust,
     "recommend": recommend,
     "report": report,
     "doctor": doctor,
@@ -336,7 +294,8 @@ USAGE = """usage: jaxrec COMMAND [options]
   train D --preset NAME --out RUN
   tune D --preset NAME --trials N --out DIR
   evaluate RUN [--adjust "direction=1.0,magnitude=0.3"] [--k 10 20 50]
-  recommend RUN -k 10 --out recs.parquet
+  adjust --user U.npy --item V.npy --interactions FILE [--valid FILE] --out DIR
+  recommend RUN|DIR -k 10 --out recs.parquet [--histories FILE]
   report RUN... [--out compare.html]
   doctor
 

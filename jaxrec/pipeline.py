@@ -139,7 +139,7 @@ def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict
         ks = [k for k in KS if k <= split.train.num_items]
         rankings = {name: rank_tests(t, split, k=max(ks)) for name, t in adjusted.items()}
         results = {name: _judge(ranking, split, ks) for name, ranking in rankings.items()}
-        tradeoff = _tradeoff(choice.points, arms, tables, ledger, split, settings)
+        tradeoffs = tradeoff(choice.points, arms, tables, ledger, split, k=settings.k)
     found: dict[str, Any] = {
         "data": job.dataset.name,
         "source": data if data in registry.REGISTRY else str(Path(data).resolve()),
@@ -150,8 +150,8 @@ def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict
         "best_epoch": choice.epochs,
         "tests": {t: {arm: r[t].summary for arm, r in results.items()} for t in split.tests},
         "validation": {"plain": choice.points["adjusted"][0].metrics} | {n: p.metrics for n, p in chosen.items()},
-        "comparisons": _comparisons(results, settings.k),
-        "tradeoff": tradeoff,
+        "comparisons": comparisons(results, settings.k),
+        "tradeoff": tradeoffs,
         "claims": analysis.claims(tables, ledger, split.train.item_counts),
         "settings": asdict(settings),
         "notes": [*split.notes, *choice.notes],
@@ -282,39 +282,40 @@ def _judge(ranking: rank.TopK, split: Split, ks: Sequence[int]) -> dict[str, met
     return {name: metrics.evaluate(ranking, test, split.train, ks=ks) for name, test in split.tests.items()}
 
 
-def _comparisons(results: dict[str, dict[str, metrics.Evaluation]], k: int) -> dict[str, Any]:
+def comparisons(results: dict[str, dict[str, metrics.Evaluation]], k: int) -> dict[str, Any]:
     """Paired over users: mean difference, 95 % bootstrap interval, p of the t test, by test, pair and metric."""
     found: dict[str, Any] = {}
     for test in results["plain"]:
-        for a, b in COMPARED:
+        for a, b in (pair for pair in COMPARED if results.keys() >= set(pair)):
             for name in (f"recall@{k}", f"ndcg@{k}"):
                 pair = metrics.compare(results[a][test].per_user[name], results[b][test].per_user[name])
                 found.setdefault(test, {}).setdefault(f"{a} - {b}", {})[name] = pair._asdict()
     return found
 
 
-def _tradeoff(
+def tradeoff(
     points: dict[str, list[selection.Point]],
     arms: dict[str, selection.Arm],
     tables: Tables,
     ledger: GradientLedger,
     split: Split,
-    settings: Settings,
+    *,
+    k: int,
 ) -> list[dict[str, Any]]:
     """At each natural loss allowed *on validation*: what each arm then does on the tests, and the paired p."""
-    name = f"ndcg@{settings.k}"
+    name = f"ndcg@{k}"
     rows = []
     for loss in selection.LOSSES:
         per_user: dict[str, dict[str, np.ndarray]] = {}
         row: dict[str, Any] = {"max_loss": loss, "arms": {}}
         for arm in ("adjusted", "count_control"):
             point = selection.select(points[arm], metric=name, max_loss=loss)
-            found = evaluate(_apply(arms[arm], point, tables, ledger), split, ks=[settings.k])
+            found = evaluate(_apply(arms[arm], point, tables, ledger), split, ks=[k])
             per_user[arm] = {test: e.per_user[name] for test, e in found.items()}
             row["arms"][arm] = {
                 "strengths": point.strengths,
                 "validation": {part: values[name] for part, values in point.metrics.items()},
-                "tests": {test: {n: e.summary[n] for n in (f"recall@{settings.k}", name)} for test, e in found.items()},
+                "tests": {test: {n: e.summary[n] for n in (f"recall@{k}", name)} for test, e in found.items()},
             }
         row["adjusted - count_control"] = {
             test: metrics.compare(values, per_user["count_control"][test])._asdict()

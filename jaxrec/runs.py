@@ -11,6 +11,12 @@
     readings.json     the two claims' readings by popularity
     lists.json        a few users' lists before and after
     exposure.json     the items that gain and lose the most places in the lists of all test users
+
+The folder that `jaxrec adjust` writes for a model trained elsewhere is one of these, but for
+
+    adjust.json       what was chosen, what it does on validation, and what to know about it
+    embeddings.npz    user, item are the *corrected* rows; user_plain, item_plain those that came; user_ids, item_ids
+    seen.npz          the interactions that the model was trained on, as row numbers
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ import numpy as np
 from jaxrec import analysis, rank
 from jaxrec import ledger as ledgers
 from jaxrec.checkpoint import named_leaves
+from jaxrec.data import registry
 from jaxrec.data.interactions import Interactions
 from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
@@ -99,9 +106,33 @@ def load_tables(run: Path) -> Saved:
     if not path.exists():
         raise FileNotFoundError(f"{run} holds no embeddings.npz: no finished run is there; `jaxrec train` makes one")
     with np.load(path, allow_pickle=False) as found:
-        plain = Tables(jnp.asarray(found["user"]), jnp.asarray(found["item"]))
-        adjusted = Tables(jnp.asarray(found["user_adjusted"]), jnp.asarray(found["item_adjusted"]))
+        ends = ("_plain", "") if "user_plain" in found else ("", "_adjusted")
+        plain, adjusted = (Tables(jnp.asarray(found[f"user{e}"]), jnp.asarray(found[f"item{e}"])) for e in ends)
         return Saved(plain, adjusted, found["user_ids"], found["item_ids"])
+
+
+def save_corrected(run: Path, seen: Interactions, plain: Tables, corrected: Tables) -> None:
+    """Writes `embeddings.npz` and `seen.npz` of a model trained elsewhere, biases folded in."""
+    plain, corrected = fold_bias(plain), fold_bias(corrected)
+    np.savez(
+        run / "embeddings.npz",
+        user=np.asarray(corrected.user),
+        item=np.asarray(corrected.item),
+        user_plain=np.asarray(plain.user),
+        item_plain=np.asarray(plain.item),
+        user_ids=seen.user_ids,
+        item_ids=seen.item_ids,
+    )
+    np.savez_compressed(run / "seen.npz", users=seen.users, items=seen.items)
+
+
+def load_seen(run: Path, saved: Saved) -> Interactions:
+    """The interactions that the tables of a RUN were trained on."""
+    if (run / "seen.npz").exists():
+        with np.load(run / "seen.npz", allow_pickle=False) as found:
+            sizes = len(saved.user_ids), len(saved.item_ids)
+            return Interactions(found["users"], found["items"], *sizes, saved.user_ids, saved.item_ids)
+    return registry.load(read_metrics(run)["source"]).split.train
 
 
 def save_ledger(run: Path, ledger: GradientLedger) -> None:

@@ -1,0 +1,134 @@
+"""`jaxrec recommend`: lists for known users, or for new ones from their histories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxrec.data.interactions import Interactions
+    from jaxrec.runs import Saved
+    from jaxrec.types import Tables
+
+
+def recommend(
+    run: tyro.conf.Positional[Path],
+    out: Path,
+    users: Path | None = None,
+    histories: Path | None = None,
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
+    arm: Literal["adjusted", "plain"] = "adjusted",
+    seen: bool = False,
+    allow: Path | None = None,
+    deny: Path | None = None,
+    tag: str = "jaxrec",
+) -> None:
+    """Writes the k best items of users: columns user_id, item_id, rank, score; or a TREC run.
+
+    Args:
+        run: A finished RUN folder, or one of `jaxrec adjust`.
+        out: A .parquet, .csv or .tsv file, or .trec or .run for lines `user Q0 item rank score tag`.
+        users: A file with one user id a line; all users if left out.
+        histories: Interactions of users that the model never saw, in any known format: they are folded in, and get
+            the recommendations.
+        k: Items for each user.
+        arm: Corrected or plain tables.
+        seen: Whether items that a user has already may be recommended.
+        allow: A file with one item id a line: no others are recommended.
+        deny: A file with one item id a line: these are not recommended.
+        tag: The last column of a TREC run.
+    """
+    import numpy as np
+
+    from jaxrec import runs, serve
+
+    saved = runs.load_tables(run)
+    tables = saved.adjusted if arm == "adjusted" else saved.plain
+    filters = {
+        name: None if path is None else _rows_of(path, saved.item_ids, "item", run)
+        for name, path in (("allow", allow), ("deny", deny))
+    }
+    user_ids = saved.user_ids
+    if histories is None:
+        rows = None if users is None else _rows_of(users, user_ids, "user", run)
+        known = runs.load_seen(run, saved)
+    else:
+        if users is not None:
+            raise ValueError("--users are known users, --histories are new ones; write them to two files")
+        tables, known = new_users(run, saved, histories, arm)
+        rows, user_ids = np.arange(known.num_users), known.user_ids
+    found = serve.recommend(tables, rows, seen=None if seen else known, k=k, **filters)
+    written = serve.write_lists(out, found, user_ids, saved.item_ids, tag=tag)
+    print(f"{out}: {written:,} rows, {len(found.users):,} users")
+
+
+def _rows_of(path: Path, ids: np.ndarray, what: str, run: Path) -> np.ndarray:
+    import numpy as np
+
+    known = {str(i): n for n, i in enumerate(ids.tolist())}
+    wanted = path.read_text(encoding="utf-8").splitlines()
+    found = []
+    for number, line in enumerate(wanted, start=1):
+        name = line.strip()
+        if name and name not in known:
+            raise ValueError(f"{path}:{number}: {what} {name!r} is unknown to {run}; it has {len(known)} {what}s")
+        if name:
+            found.append(known[name])
+    return np.array(found, np.int32)
+
+
+def new_users(
+    run: Path, saved: Saved, histories: Path, arm: Literal["adjusted", "plain"]
+) -> tuple[Tables, Interactions]:
+    """Tables of the users of a file alone, corrected as the run's own, and their histories in its item rows."""
+    from jaxrec import correct, runs, select, serve
+    from jaxrec.adapters import TwoTower
+    from jaxrec.commands.adjust import to_rows
+    from jaxrec.data import formats
+    from jaxrec.data.interactions import Interactions
+    from jaxrec.transforms.adjustment import fold_bias
+
+    data = formats.read(histories)
+    two = TwoTower(saved.plain, data.user_ids, saved.item_ids)
+    new = to_rows(data, two, "drop", histories)
+    for note in new.notes:
+        print(f"note: {note}")
+    trained_on = runs.load_seen(run, saved)
+    ledger = runs.load_ledger(run)
+    known = _unfolded(saved.plain, ledger.items.pull.vector.shape[1])
+    how = serve.calibrate_fold_in(known, trained_on)
+    plain, ledger = serve.with_new_users(known, ledger, new, how=how)
+    everybody = Interactions(
+        _joined(trained_on.users, new.users + trained_on.num_users),
+        _joined(trained_on.items, new.items),
+        trained_on.num_users + new.num_users,
+        new.num_items,
+    )
+    found = runs.read_metrics(run)
+    if arm == "plain":
+        both = fold_bias(plain)
+    elif (run / "adjust.json").exists():
+        both = correct.correct(plain, ledger, everybody, found["selected"], seed=found["seed"])
+    else:
+        plain = fold_bias(plain)
+        arms = select.arms(plain, ledger, everybody, seed=found["seed"])
+        both = correct.apply(arms["adjusted"], found["selected"], plain, ledger)
+    return both._replace(user=both.user[trained_on.num_users :]), new
+
+
+def _unfolded(tables: Tables, width: int) -> Tables:
+    """Tables of the ledger's width, without the column of a user's own bias; a user column of ones is an item bias."""
+    user, item = tables.user[:, :width], tables.item[:, :width]
+    if bool((user[:, -1] == 1).all()):
+        return tables._replace(user=user[:, :-1], item=item[:, :-1], item_bias=item[:, -1])
+    return tables._replace(user=user, item=item)
+
+
+def _joined(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([a, b])

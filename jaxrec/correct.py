@@ -1,0 +1,323 @@
+"""Correcting a model that is trained already: tables and interactions in, corrected tables out, nothing is retrained.
+
+    model --adapters--> tables --frozen.observe--> ledger
+    validation pairs --select--> strengths, for the gradients' adjustment and for the count control
+    tables, ledger, strengths --> corrected tables, on the scale of the scores given
+
+Strengths are right only where they are selected on pairs that the model was not trained on. Give such pairs as `valid`.
+Without them pairs are carved from the interactions, which the model *has* seen: it scores them too well, those of rare
+items most of all, and a selection on them corrects too much. `leave_out` estimates what the tables would be without
+them, which takes away much of that, not all. `notes` says so wherever it was done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import adapters, frozen, metrics, pipeline, serve
+from jaxrec import select as selection
+from jaxrec.data import splits
+from jaxrec.data.interactions import DataError, Interactions, Split, contains, same_space
+from jaxrec.ledger import GradientLedger
+from jaxrec.objectives import Objective
+from jaxrec.select import Arm, Point
+from jaxrec.transforms.adjustment import fold_bias
+from jaxrec.types import Array, Tables
+
+ARMS = ("adjusted", "count_control")
+SEEN = (
+    "no validation pairs were given: strengths were selected on pairs that the model was trained on, {how}; the "
+    "validation figures are too good and the strengths may be too strong: give pairs held out of training as valid"
+)
+HOW = {
+    "estimate": "with tables from which the share of those pairs was taken out by an estimate",
+    "none": "with the tables as they are",
+}
+
+
+class Adjusted(NamedTuple):
+    """A corrected model and how it came about. All tables have their biases folded in: scores are inner products."""
+
+    tables: Tables  # corrected, scores on the scale of the model's own
+    plain: Tables  # as given
+    strengths: dict[str, float]  # of the gradients' adjustment
+    validation: dict[str, dict[str, dict[str, float]]]  # part -> arm -> metric, see `reported_on`
+    selected: dict[str, Point]  # arm -> strengths, and metrics on the users they were selected on
+    frontier: dict[str, list[Point]]  # arm -> every point tried
+    ledger: GradientLedger  # of the tables given over all interactions
+    temperature: float  # of the softmax that the ledger was read with
+    reported_on: str  # which users `validation` is about
+    results: dict[str, dict[str, metrics.Evaluation]]  # arm -> part -> metrics per user
+    tradeoff: list[dict[str, Any]]  # what `pipeline.tradeoff` tells, on validation
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def adjust(
+    model: Any,
+    interactions: Interactions,
+    valid: Interactions | None = None,
+    *,
+    select: Literal["unbiased", "loss"] = "unbiased",
+    max_loss: float = 0.1,
+    k: int = 20,
+    budget: int = 24,
+    select_users: int = 4096,
+    per_item: int | None = None,
+    leave_out: Literal["estimate", "none"] = "estimate",
+    temperature: float | Literal["fit"] = "fit",
+    objective: Objective | None = None,
+    seed: int = 0,
+) -> Adjusted:
+    """Reads the ledger off a trained model, selects strengths on validation pairs, and corrects the tables.
+
+    model: whatever `adapters.read` takes; interactions: what it was trained on, in its row numbers.
+    valid: natural pairs that it was not trained on. The unbiased part is drawn from them, at most `per_item` of each
+        item (`uniform_part`). Without it, see the module's text.
+    select: the best unbiased NDCG@k; or "loss", the best that loses at most `max_loss` of the natural one.
+    budget: points tried for each of the two arms. select_users: users they are tried on, drawn at random; the figures
+        of `validation` are those of the other users where at least 500 are left.
+    temperature, objective: see `frozen.observe`.
+
+    Raises:
+        ValueError: interactions or valid of another id space than the model, nothing left to validate on, k or select
+            that make no sense, and what `adapters.read` refuses.
+    """
+    if select not in ("unbiased", "loss"):
+        raise ValueError(f"select must be 'unbiased' or 'loss', got {select!r}")
+    two, clock = adapters.read(model), _Clock()
+    tables = two.tables
+    _want_space(interactions, tables, "interactions")
+    with clock("observe"):
+        tau = frozen.fit_temperature(tables, interactions, seed=seed) if temperature == "fit" else float(temperature)
+        ledger = frozen.observe(
+            tables, interactions, objective, temperature=tau, key=jax.random.key(seed)
+        )
+    with clock("hold out"):
+        part, at_hand, notes = _validation(tables, interactions, valid, per_item, leave_out, seed)
+    with clock("observe without"):
+        beside = ledger
+        if at_hand is not tables:
+            beside = frozen.observe(at_hand, part.train, objective, temperature=tau, key=jax.random.key(seed))
+    base, _ = frozen.standardize(at_hand)
+    chosen_users, other_users = _users(part, select_users, seed)
+    with clock("select"):
+        problem = selection.prepare(
+            base, beside, part.train, _of_users(part.valid, chosen_users), k=k, max_users=None, seed=seed
+        )
+        arms = selection.arms(base, beside, part.train, seed=seed)
+        points = {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
+        limit = max_loss if select == "loss" else None
+        chosen = {n: selection.select(tried, metric=f"ndcg@{k}", max_loss=limit) for n, tried in points.items()}
+    with clock("report"):
+        shown = Split(part.train, {}, _of_users(part.valid, other_users))
+        results = {"plain": pipeline.evaluate(base, shown, ks=_cuts(k, tables))}
+        for name in ARMS:
+            now = apply(arms[name], chosen[name].strengths, base, beside)
+            results[name] = pipeline.evaluate(now, shown, ks=_cuts(k, tables))
+        tradeoff = pipeline.tradeoff(points, arms, base, beside, shown, k=k)
+    corrected = correct(tables, ledger, interactions, chosen["adjusted"].strengths, seed=seed)
+    same = len(other_users) == len(chosen_users) and bool((other_users == chosen_users).all())
+    return Adjusted(
+        tables=corrected,
+        plain=fold_bias(tables),
+        strengths=chosen["adjusted"].strengths,
+        validation={t: {arm: r[t].summary for arm, r in results.items()} for t in part.valid},
+        selected=chosen,
+        frontier=points,
+        ledger=ledger,
+        temperature=tau,
+        reported_on=f"the {len(chosen_users)} users that strengths were selected on"
+        if same
+        else f"{len(other_users)} users that strengths were not selected on",
+        results=results,
+        tradeoff=tradeoff,
+        notes=notes,
+        seconds=clock.seconds,
+    )
+
+
+def correct(
+    tables: Tables,
+    ledger: GradientLedger,
+    interactions: Interactions,
+    strengths: Mapping[str, float],
+    *,
+    arm: str = "adjusted",
+    seed: int = 0,
+) -> Tables:
+    """The tables corrected with known strengths, biases folded in; strengths of 0 give `fold_bias(tables)` itself.
+
+    Offsets are in units of the standard deviation of each user's scores, which is why the scores of all users are
+    brought to 1 before and back to their own scale after. ValueError for strengths that the arm does not have.
+    """
+    plain = fold_bias(tables)
+    if not any(strengths.values()):
+        return plain
+    base, scale = frozen.standardize(tables)
+    found = selection.arms(base, ledger, interactions, seed=seed)[arm]
+    return frozen.scale_users(apply(found, strengths, base, ledger), scale)
+
+
+def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: GradientLedger) -> Tables:
+    """The tables as an arm's strengths, by name, make them, biases folded in; strengths not named are 0."""
+    unknown = sorted(set(strengths) - set(arm.names))
+    if unknown:
+        raise ValueError(f"there is no strength {unknown[0]!r}; the names are {', '.join(arm.names)}")
+    values = jnp.asarray([strengths.get(name, 0.0) for name in arm.names], jnp.float32)
+    return fold_bias(arm.adjust(values)(tables, ledger))
+
+
+def uniform_part(data: Interactions, per_item: int | None = None, *, seed: int = 0) -> Interactions:
+    """At most `per_item` pairs of each item, at random: as near to uniform over items as natural pairs allow.
+
+    By default the largest number up to 5 that at least half of the items that occur can give, so mostly 1: an item with
+    fewer pairs than that is underrepresented, and more pairs of the others would make that worse.
+
+    >>> data = Interactions([0, 1, 2, 2], [0, 0, 0, 1], 3, 2)
+    >>> uniform_part(data).item_counts.tolist()
+    [1, 1]
+    """
+    if per_item is None:
+        counts = data.item_counts[data.item_counts > 0]
+        per_item = int(np.clip(np.median(counts) if len(counts) else 1, 1, 5))
+    if per_item < 1:
+        raise ValueError(f"per_item must be at least 1, got {per_item}")
+    order = np.lexsort((np.random.default_rng(seed).random(len(data)), data.items))
+    sorted_items = data.items[order]
+    first = np.searchsorted(sorted_items, sorted_items)
+    return data.select(np.sort(order[np.arange(len(data)) - first < per_item]))
+
+
+def small_carve(interactions: Interactions, *, per_item: int | None = None, seed: int = 0) -> Split:
+    """Validation parts half as large as those of `splits.carve`: 5 % natural, a twentieth of an item's mean count.
+
+    How much correction is right depends on how well rare items were learned, and every pair taken from those that have
+    five changes that: strengths selected after a larger carve are too weak for a model trained on all.
+    """
+    if per_item is None:
+        items = max(int(np.count_nonzero(interactions.item_counts)), 1)
+        per_item = int(np.clip(len(interactions) // (20 * items), 1, 5))
+    return splits.carve(interactions, seed=seed, natural=0.05, per_item=per_item)
+
+
+def leave_out(tables: Tables, interactions: Interactions, rest: Interactions) -> Tables:
+    """What the tables would be, by estimate, had they been trained on `rest` and not on all `interactions`.
+
+    Each user's row is shifted by s_u (f(rest_u) − f(all_u)), f the row that `serve.fold_in` gives for a history against
+    the item rows, as calibrated on this model, and s_u the factor that brings f(all_u) nearest to the user's own row;
+    likewise each item's row (and bias) against the user rows. Where the model is what `fold_in` computes (ALS), this is
+    one half-step of training a side.
+    """
+    both = Tables(tables.user, tables.item, tables.item_bias)
+    user = _shifted(both, interactions, rest)
+    folded = fold_bias(both)
+    item = _shifted(Tables(folded.item, folded.user), _turned(interactions), _turned(rest))
+    if tables.item_bias is None:
+        return tables._replace(user=user, item=item)
+    return tables._replace(user=user, item=item[:, :-1], item_bias=item[:, -1])
+
+
+def _shifted(tables: Tables, full: Interactions, rest: Interactions) -> Array:
+    how = serve.calibrate_fold_in(tables, full)
+
+    def rows(data: Interactions) -> Array:
+        return serve.fold_in(
+            tables.item, data, item_bias=tables.item_bias, score=how.score, ridge=how.ridge, weight=how.weight
+        )
+
+    before = rows(full)
+    square = jnp.sum(before * before, axis=1)
+    scale = jnp.where(square > 0, jnp.sum(before * tables.user, axis=1) / jnp.where(square > 0, square, 1.0), 0.0)
+    return tables.user + scale[:, None] * (rows(rest) - before)
+
+
+def _turned(data: Interactions) -> Interactions:
+    order = np.argsort(data.items, kind="stable")
+    return Interactions(data.items[order], data.users[order], data.num_items, data.num_users)
+
+
+def _validation(
+    tables: Tables,
+    interactions: Interactions,
+    valid: Interactions | None,
+    per_item: int | None,
+    how: Literal["estimate", "none"],
+    seed: int,
+) -> tuple[Split, Tables, tuple[str, ...]]:
+    """A split with parts natural and unbiased, the tables to select with, and what people must know."""
+    if valid is None:
+        if how not in HOW:
+            raise ValueError(f"leave_out must be one of {sorted(HOW)}, got {how!r}")
+        carved = small_carve(interactions, per_item=per_item, seed=seed)
+        kept = leave_out(tables, interactions, carved.train) if how == "estimate" else tables
+        # A copy, so that the caller sees that these are not the tables of all interactions.
+        at_hand = kept._replace(user=jnp.array(kept.user))
+        return carved, at_hand, (*carved.notes, SEEN.format(how=HOW[how]))
+    _want_space(valid, tables, "valid")
+    if not same_space(valid, interactions):
+        raise DataError("valid has other ids than the interactions; `data.reindex` brings both to the model's ids")
+    also = contains(interactions, valid.keys)
+    notes = [f"valid: {int(also.sum()):,} of {len(valid):,} pairs are also in the interactions, and left out"]
+    natural = valid.select(~also)
+    if not len(natural):
+        raise DataError("no validation pair is left that is not also in the interactions; give pairs held out of them")
+    unbiased = uniform_part(natural, per_item, seed=seed)
+    notes = notes if also.any() else []
+    notes.append(
+        f"valid: natural {len(natural):,} pairs; unbiased {len(unbiased):,} of them, at most "
+        f"{unbiased.item_counts.max()} an item, of {np.count_nonzero(unbiased.item_counts):,} items"
+    )
+    return Split(interactions, {"natural": natural, "unbiased": unbiased}), tables, tuple(notes)
+
+
+def _users(part: Split, wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Users to select on, and users to report on: others where enough are left, else the same."""
+    if wanted < 1:
+        raise ValueError(f"select_users must be at least 1, got {wanted}")
+    users = np.flatnonzero(np.sum([p.user_counts for p in part.valid.values()], axis=0) > 0)
+    users = np.random.default_rng(seed).permutation(users)
+    chosen, others = users[:wanted], users[wanted : 2 * wanted]
+    enough = len(others) >= 500 and all((p.user_counts[others] > 0).any() for p in part.valid.values())
+    return np.sort(chosen), np.sort(others if enough else chosen)
+
+
+def _of_users(parts: Mapping[str, Interactions], users: np.ndarray) -> dict[str, Interactions]:
+    found = {name: part.select(np.isin(part.users, users)) for name, part in parts.items()}
+    empty = [name for name, part in found.items() if not len(part)]
+    if empty:
+        raise DataError(f"the {empty[0]} validation part has no pair of the {len(users)} users to select on; give more")
+    return found
+
+
+def _want_space(data: Interactions, tables: Tables, what: str) -> None:
+    shape = (tables.user.shape[0], tables.item.shape[0])
+    if (data.num_users, data.num_items) != shape:
+        raise DataError(
+            f"{what} must be in the model's row numbers, {shape[0]} users x {shape[1]} items, got "
+            f"{data.num_users} x {data.num_items}; `data.reindex(data, model.user_ids, model.item_ids)` moves them"
+        )
+
+
+def _cuts(k: int, tables: Tables) -> list[int]:
+    return sorted({c for c in (*pipeline.KS, k) if c <= tables.item.shape[0]})
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - begun, 2)

@@ -1,0 +1,140 @@
+"""Files of embeddings and of ids: .npy, .npz, .safetensors, .parquet, text. A pickle is never loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data.interactions import DataError
+
+FORMATS = ("npy", "safetensors", "parquet")
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib", ".ckpt")
+
+
+def read_matrix(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """An array [rows, ..] and its ids, where the file holds them.
+
+    .npy; .npz and .safetensors, with `name` (like "user") or a single array; .parquet with columns `NAME_id` and
+    `embedding`; .csv, .tsv, .txt of numbers. DataError for another format, and for one that would load a pickle.
+    """
+    if path.suffix in _PICKLES:
+        raise DataError(f"{path}: a pickle is never loaded; save the array with numpy.save(file, array), as .npy")
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False), None
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as found:
+                return _named(path, {k: found[k] for k in found.files}, name), found.get(f"{name}_ids")
+        if path.suffix == ".safetensors":
+            return _named(path, _safetensors().load_file(path), name), None
+        if path.suffix == ".parquet":
+            return _read_parquet(path, name)
+        if path.suffix in (".csv", ".tsv", ".txt"):
+            return np.loadtxt(path, np.float32, delimiter="," if path.suffix == ".csv" else None, ndmin=1), None
+    except (ValueError, OSError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a readable array of numbers ({error})") from None
+    raise DataError(f"{path}: embeddings are read from .npy, .npz, .safetensors, .parquet, .csv, .tsv and .txt")
+
+
+def _named(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if name in arrays:
+        return arrays[name]
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    raise DataError(f"{path}: wanted an array {name!r} or only one array, got {sorted(arrays)}")
+
+
+def _read_parquet(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    frame = _polars().read_parquet(path)
+    lists = [c for c in frame.columns if frame[c].dtype.is_nested()]
+    if len(lists) != 1:
+        raise DataError(f"{path}: wanted one column of lists, the embeddings, got {lists} of {frame.columns}")
+    rows = frame[lists[0]].to_list()
+    if len({len(r) if r is not None else -1 for r in rows}) > 1:
+        raise DataError(f"{path}: the embeddings in {lists[0]!r} are not equally long")
+    ids = frame[f"{name}_id"].to_numpy() if f"{name}_id" in frame.columns else None
+    return np.asarray(rows, np.float32), ids
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """Ids, in the order of the rows: .npy, or text with one id a line; whole numbers where all of them are."""
+    if path.suffix == ".npy":
+        return read_matrix(path, "ids")[0]
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = [line.strip() for line in lines]
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            raise DataError(f"{path}:{number}: wanted an id a line, got an empty line")
+    whole = all(line.isdecimal() and (line == "0" or not line.startswith("0")) and len(line) <= 18 for line in lines)
+    return np.array(lines, np.int64 if whole else np.str_)
+
+
+def write_embeddings(
+    folder: Path,
+    tables: dict[str, np.ndarray],
+    ids: dict[str, np.ndarray],
+    formats: Sequence[str],
+) -> list[Path]:
+    """Writes `user` and `item` rows with their ids, and returns the files.
+
+    npy: user.npy, item.npy, user_ids.npy, item_ids.npy. safetensors: embeddings.safetensors with user, item and, where
+    they are numbers, user_ids and item_ids; as JSON in its metadata where they are text. parquet: user.parquet and
+    item.parquet with columns user_id or item_id, and embedding.
+    """
+    written: list[Path] = []
+    for form in formats:
+        if form == "npy":
+            for name, array in [*tables.items(), *((f"{side}_ids", values) for side, values in ids.items())]:
+                np.save(folder / f"{name}.npy", array, allow_pickle=False)
+                written.append(folder / f"{name}.npy")
+        elif form == "safetensors":
+            written.append(_write_safetensors(folder / "embeddings.safetensors", tables, ids))
+        elif form == "parquet":
+            polars = _polars()
+            for side, rows in tables.items():
+                shape = polars.Array(polars.Float32, rows.shape[1])
+                vectors = polars.Series("embedding", rows, dtype=shape)
+                written.append(folder / f"{side}.parquet")
+                polars.DataFrame({f"{side}_id": ids[side], "embedding": vectors}).write_parquet(written[-1])
+        else:
+            raise DataError(f"format must be one of {', '.join(FORMATS)} (npz is always written), got {form!r}")
+    return written
+
+
+def _write_safetensors(path: Path, tables: dict[str, np.ndarray], ids: dict[str, np.ndarray]) -> Path:
+    import json
+
+    arrays = {name: np.ascontiguousarray(rows) for name, rows in tables.items()}
+    text = {}
+    for side, values in ids.items():
+        if values.dtype.kind == "U":
+            text[f"{side}_ids"] = json.dumps(values.tolist(), ensure_ascii=False)
+        else:
+            arrays[f"{side}_ids"] = np.ascontiguousarray(values)
+    _safetensors().save_file(arrays, path, metadata=text or None)
+    return path
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise DataError("this file wants safetensors; pip install 'jaxrec[export]'") from None
+    return safetensors.numpy
+
+
+def _polars() -> Any:
+    try:
+        import polars
+    except ImportError:
+        raise DataError("this file wants polars; pip install 'jaxrec[data]'") from None
+    return polars

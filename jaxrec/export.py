@@ -1,0 +1,96 @@
+"""A scorer as one file: the ranking exported by `jax.export`, with the tables that it ranks. No pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import rank
+from jaxrec.data.interactions import DataError
+from jaxrec.transforms.adjustment import fold_bias
+from jaxrec.types import Array, Tables
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+class SavedScorer(NamedTuple):
+    """A scorer read from a file: `rank(users [b], excluded [b, M]) -> items, scores [b, k]`, any b and M.
+
+    `excluded` holds item rows, padded with the number of items.
+    """
+
+    rank: Callable[[np.ndarray, np.ndarray], tuple[Array, Array]]
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    k: int
+
+
+def save_scorer(
+    path: str | PathLike[str],
+    tables: Tables,
+    *,
+    k: int = 10,
+    user_ids: np.ndarray | None = None,
+    item_ids: np.ndarray | None = None,
+) -> None:
+    """Writes one .npz with the tables, the ids, and `rank.rank_block` lowered by `jax.export` for CPU, CUDA and TPU.
+
+    It is read without this library's code for ranking: what was exported is what runs. No pickle is written.
+    """
+    export = _export()
+    num_users, num_items = rank.check_tables(tables)
+    if not 1 <= k <= num_items:
+        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    folded = fold_bias(tables)
+    b, m = export.symbolic_shape("b, m")
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (folded.user, folded.item)]
+    ids = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((b,), (b, m))]
+
+    def run(user: Array, item: Array, users: Array, excluded: Array) -> tuple[Array, Array]:
+        return rank.rank_block(Tables(user, item), users, excluded, k)
+
+    exported = export.export(jax.jit(run), platforms=PLATFORMS)(*shapes, *ids)
+    np.savez(
+        Path(path),
+        module=np.frombuffer(exported.serialize(), np.uint8),
+        user=np.asarray(folded.user),
+        item=np.asarray(folded.item),
+        k=np.array(k),
+        user_ids=np.arange(num_users) if user_ids is None else user_ids,
+        item_ids=np.arange(num_items) if item_ids is None else item_ids,
+    )
+
+
+def load_scorer(path: str | PathLike[str]) -> SavedScorer:
+    """What `save_scorer` wrote. DataError where the file is no scorer."""
+    export = _export()
+    with np.load(Path(path), allow_pickle=False) as found:
+        if "module" not in found:
+            raise DataError(f"{path} holds no exported scorer; `serve.save_scorer` writes one")
+        exported = export.deserialize(bytearray(found["module"].tobytes()))
+        user, item = jnp.asarray(found["user"]), jnp.asarray(found["item"])
+        ids, k = (found["user_ids"], found["item_ids"]), int(found["k"])
+
+    def run(users: np.ndarray, excluded: np.ndarray) -> tuple[Array, Array]:
+        best: tuple[Array, Array] = exported.call(
+            user, item, jnp.asarray(users, jnp.int32), jnp.asarray(excluded, jnp.int32)
+        )
+        return best
+
+    return SavedScorer(run, *ids, k)
+
+
+def _export() -> Any:
+    try:
+        import flatbuffers  # noqa: F401  (jax.export writes and reads by it)
+    except ImportError:
+        raise ImportError("saved scorers want flatbuffers; pip install 'jaxrec[export]'") from None
+    from jax import export
+
+    return export

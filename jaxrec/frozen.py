@@ -1,0 +1,179 @@
+"""Reading gradients off tables that were trained elsewhere: one pass over the interactions, nothing is updated.
+
+    tables --fold bias--> one inner product --/τ--> a softmax that fits the data --frozen steps--> GradientLedger
+
+Scores of other libraries live on other scales: ALS has them near 0 to 1, BPR in logits, a cosine within 1. A loss read
+at the wrong scale sees gradients that are all alike (scores too small) or gone (too large). Dividing by a positive
+number changes no ranking, so the scale is free to choose: by default one temperature τ is fitted to the interactions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import objectives, optim, rank, samplers
+from jaxrec.ledger import GradientLedger
+from jaxrec.models.base import Model, candidate_scores, pair_scores
+from jaxrec.objectives import Objective
+from jaxrec.step import Observation, make_step
+from jaxrec.train import make_epoch
+from jaxrec.transforms.adjustment import fold_bias
+from jaxrec.types import Array, Tables
+
+if TYPE_CHECKING:
+    from jaxrec.data.interactions import Interactions
+
+TEMPERATURES = (1e-3, 1e3)  # what a fitted τ may be, in units of the scores given
+
+
+def frozen_model(tables: Tables) -> Model:
+    """The tables as a `Model`, biases folded in: its parameters start as a copy of them.
+
+    >>> model = frozen_model(Tables(jnp.ones((2, 3)), jnp.ones((4, 3)), item_bias=jnp.ones(4)))
+    >>> model.num_users, model.num_items, model.width
+    (2, 4, 4)
+    """
+    folded = fold_bias(tables)
+    width = folded.user.shape[1]
+    return Model(
+        num_users=folded.user.shape[0],
+        num_items=folded.item.shape[0],
+        width=width,
+        vector_width=width,
+        # Copies, because an epoch is given its state to reuse, and the tables stay the caller's.
+        init=lambda key: {"user": jnp.array(folded.user), "item": jnp.array(folded.item)},
+        tables=lambda params: (params["user"], params["item"]),
+        tables_are_params=True,
+    )
+
+
+def score_scale(tables: Tables) -> Array:
+    """The standard deviation of each user's scores over all items, [U]; 1 where all scores are equal.
+
+    sd_u² = uᵀ C u with C [D, D] the covariance of the item rows: no score is computed.
+
+    >>> score_scale(Tables(jnp.array([[2.0], [0.0]]), jnp.array([[1.0], [-1.0]]))).tolist()
+    [2.0, 1.0]
+    """
+    folded = fold_bias(tables)
+    centred = folded.item - jnp.mean(folded.item, axis=0, keepdims=True)
+    covariance = centred.T @ centred / folded.item.shape[0]
+    square = jnp.sum((folded.user @ covariance) * folded.user, axis=1)
+    floor = 1e-12 * jnp.maximum(jnp.max(square), 1e-30)
+    return jnp.where(square > floor, jnp.sqrt(jnp.where(square > floor, square, 1.0)), 1.0)
+
+
+def scale_users(tables: Tables, factor: Array) -> Tables:
+    """Every user's scores times a positive factor [U]; no ranking changes. Biases are folded in."""
+    folded = fold_bias(tables)
+    return folded._replace(user=folded.user * factor[:, None])
+
+
+def standardize(tables: Tables) -> tuple[Tables, Array]:
+    """Tables whose scores have a standard deviation of 1 for every user, and what that divided by, [U]."""
+    scale = score_scale(tables)
+    return scale_users(tables, 1.0 / scale), scale
+
+
+def fit_temperature(
+    tables: Tables,
+    interactions: Interactions,
+    *,
+    rows: int = 8192,
+    num_negatives: int = 1024,
+    seed: int = 0,
+) -> float:
+    """The τ of P(i | u) ∝ exp(s_ui / τ) that makes the interactions most likely.
+
+    The loss is that of a sampled softmax with uniform negatives and their logQ, on at most `rows` interactions drawn at
+    random. It is convex in 1/τ, so the search on one axis finds the only minimum. Tables that rank no better than by
+    chance have none, and get the largest τ of `TEMPERATURES`.
+    """
+    from scipy.optimize import minimize_scalar
+
+    folded = fold_bias(tables)
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(interactions), min(rows, len(interactions)), replace=False)
+    users, items = interactions.users[chosen], interactions.items[chosen]
+    negatives = rng.integers(0, interactions.num_items, num_negatives)
+    own = folded.user[users]
+    positive = pair_scores(own, folded.item[items])
+    negative = candidate_scores(own, folded.item[negatives])
+    where = jnp.asarray(negatives[None, :] != items[:, None])
+    log_q = jnp.full(num_negatives, np.log(num_negatives / interactions.num_items), jnp.float32)
+    loss = objectives.softmax(logq=True)
+
+    @jax.jit
+    def at(log_inverse: Array) -> Array:
+        inverse = jnp.exp(log_inverse)
+        return jnp.mean(loss(inverse * positive, inverse * negative, where=where, log_q=log_q))
+
+    low, high = (float(-np.log(t)) for t in reversed(TEMPERATURES))
+    best = minimize_scalar(lambda x: float(at(jnp.float32(x))), bounds=(low, high), method="bounded")
+    return float(np.exp(-best.x))
+
+
+def observe(
+    tables: Tables,
+    interactions: Interactions,
+    objective: Objective | None = None,
+    *,
+    passes: int = 1,
+    batch_size: int = 2048,
+    num_negatives: int = 1024,
+    shared: bool = True,
+    temperature: float | Literal["fit"] = "fit",
+    standardized: bool = False,
+    key: Array | None = None,
+    observation: Observation = Observation(),  # noqa: B008  an immutable tuple
+) -> GradientLedger:
+    """The gradient ledger of tables that stay as they are, from `passes` over the interactions.
+
+    objective: a sampled softmax with logQ by default; `objectives.bpr()` or `bce()` where the model was trained so.
+    num_negatives, shared: uniform negatives, known positives left out; one set for a batch, or a set for each row.
+    temperature: what scores are divided by; "fit" takes `fit_temperature`.
+        With 1.0 the gradients are those of the tables as given, as for a model of this library.
+    standardized: divide each user's scores by their own standard deviation first, so that users weigh alike.
+    key: of order and negatives; `jax.random.key(0)` by default.
+
+    Tables with biases are folded, so the ledger's vectors are as wide as `fold_bias(tables)`.
+
+    Raises:
+        ValueError: tables that don't fit each other or are not finite, interactions of another number of users or
+            items, passes < 1, a temperature that is not positive.
+    """
+    num_users, num_items = rank.check_tables(tables)
+    if (interactions.num_users, interactions.num_items) != (num_users, num_items):
+        raise ValueError(
+            f"interactions must cover the tables' {num_users} users and {num_items} items, got "
+            f"{interactions.num_users} and {interactions.num_items}; `data.reindex` moves pairs to a model's ids"
+        )
+    if passes < 1:
+        raise ValueError(f"passes must be at least 1, got {passes}")
+    scaled = standardize(tables)[0] if standardized else fold_bias(tables)
+    tau = fit_temperature(scaled, interactions) if temperature == "fit" else temperature
+    if not tau > 0:
+        raise ValueError(f'temperature must be positive or "fit", got {temperature}')
+    model = frozen_model(scaled._replace(user=scaled.user / tau))
+    sampler = samplers.sampler(
+        interactions,
+        batch_size=batch_size,
+        num_negatives=num_negatives,
+        shared=shared,
+        reject=int(interactions.user_counts.max(initial=0)) < num_items,
+    )
+    step = make_step(
+        model,
+        objectives.softmax(logq=shared) if objective is None else objective,
+        optim.frozen(),
+        observation=observation,
+    )
+    state, epoch = step.init(jax.random.key(0) if key is None else key), make_epoch(step, sampler)
+    for _ in range(passes):
+        state, _ = epoch(state)
+    assert state.ledger is not None, "observation is never None here"
+    return state.ledger
