@@ -104,8 +104,6 @@ def read(model: Any, **options: Any) -> TwoTower:
     for attribute, reader in readers:
         if hasattr(model, attribute):
             return reader(model, **options)
-    if hasattr(getattr(model, "model", None), "named_parameters"):  # LensKit's FlexMF holds a torch module
-        return from_torch(model.model, **(_vocabularies(model) | options))
     raise TypeError(
         f"{type(model).__name__} is no model that is known; wanted one with {', '.join(a for a, _ in readers)}, "
         "or a pair of arrays (user [U, D], item [I, D])"
@@ -157,7 +155,8 @@ def from_torch(
     item_bias: str | None = None,
     **options: Any,
 ) -> TwoTower:
-    """A torch module that scores by an inner product of two embeddings.
+    """A torch module that scores by an inner product of two embeddings, as they are: of a model that propagates or
+    projects them first, pass the vectors that it scores to `from_arrays`.
 
     Names are those of `module.named_parameters()`, with or without `.weight`. Those that are not given are guessed from
     the words in them (user, u; item, i), where there is one of each; matrices of width 1 are biases.

@@ -1,0 +1,219 @@
+"""Serving: folding in, filters, files, indexes and saved scorers."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_interactions
+
+from jaxrec import cli, data, rank, serve
+from jaxrec.data import DataError, Interactions
+from jaxrec.transforms.adjustment import fold_bias
+from jaxrec.types import Tables
+
+U, N, D = 30, 20, 4
+
+
+@pytest.fixture
+def tables() -> Tables:
+    keys = jax.random.split(jax.random.key(1), 3)
+    return Tables(*(jax.random.normal(k, s) for k, s in zip(keys, ((U, D), (N, D), (N,)), strict=True)))
+
+
+def score_matrix(tables: Tables) -> np.ndarray:
+    folded = fold_bias(tables)
+    return np.asarray(folded.user) @ np.asarray(folded.item).T
+
+
+def test_fold_in_is_its_formula(tables: Tables) -> None:
+    histories = [[1, 2, 3], [], list(range(3, 20)), [5]]
+    v, b = np.asarray(tables.item, np.float64), np.asarray(tables.item_bias, np.float64)
+    found = serve.fold_in(tables.item, histories, item_bias=tables.item_bias, ridge=0.3, weight=7.0)
+    for history, row in zip(histories, found, strict=True):
+        c, p = np.ones(N), np.zeros(N)
+        c[history], p[history] = 8.0, 1.0
+        left = sum(c[i] * np.outer(v[i], v[i]) for i in range(N)) + 0.3 * np.sum(v**2) / D * np.eye(D)
+        right = sum(c[i] * (p[i] - b[i]) * v[i] for i in range(N))
+        wanted = np.linalg.solve(left, right) if history else np.zeros(D)
+        np.testing.assert_allclose(row, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_fold_in_by_cosine_is_the_mean_direction(tables: Tables) -> None:
+    unit = np.asarray(tables.item) / np.linalg.norm(tables.item, axis=1, keepdims=True)
+    wanted = unit[[2, 5, 7]].sum(axis=0)
+    found = serve.fold_in(tables.item, [[7, 2, 5]], score="cosine")
+    np.testing.assert_allclose(found[0], wanted / np.linalg.norm(wanted), rtol=1e-4, atol=1e-6)
+
+
+def test_calibration_finds_how_known_users_were_made(tables: Tables) -> None:
+    known = random_interactions(0, U, N)
+    made = serve.fold_in(tables.item, known, ridge=0.1, weight=10.0)
+    how = serve.calibrate_fold_in(Tables(made, tables.item), known)
+    assert (how.score, how.ridge, how.weight) == ("dot", 0.1, 10.0)
+    assert how.agreement == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(ValueError, match=r"items of a history must be in 0..19, got 0..20"):
+        serve.fold_in(tables.item, [[0, 20]])
+    with pytest.raises(ValueError, match="ridge must be positive"):
+        serve.fold_in(tables.item, [[0]], ridge=0.0)
+
+
+def test_filters_are_exact_and_act_before_the_cut(tables: Tables) -> None:
+    seen = random_interactions(0, U, N)
+    allow, deny = np.arange(2, 18), np.array([3, 4, 17])
+    found = serve.recommend(tables, [4, 0], seen=seen, allow=allow, deny=deny, k=15)
+    scores = score_matrix(tables)
+    for row, user in enumerate([4, 0]):
+        owned = set(seen.items[seen.users == user].tolist())
+        left = [i for i in allow if i not in owned | set(deny.tolist())]
+        wanted = sorted(left, key=lambda i: -scores[user, i])
+        assert found.items[row].tolist() == wanted + [-1] * (15 - len(wanted))
+        np.testing.assert_allclose(found.scores[row, : len(wanted)], scores[user, wanted], rtol=1e-4, atol=1e-5)
+    whole = serve.recommend(tables, None, seen=seen, k=5)
+    np.testing.assert_array_equal(whole.items, rank.top_k(tables, None, seen, k=5).items)
+
+
+def test_filters_that_make_no_sense_are_told(tables: Tables) -> None:
+    with pytest.raises(ValueError, match=r"deny must name items in 0..19, got 1..20"):
+        serve.recommend(tables, deny=[1, 20])
+    with pytest.raises(ValueError, match="leave no item"):
+        serve.recommend(tables, allow=[1], deny=[1])
+    with pytest.raises(ValueError, match="k must be between 1 and the 20 items"):
+        serve.recommend(tables, allow=[1], k=21)
+
+
+def test_new_users_are_treated_as_the_others() -> None:
+    """A user who is there already and is appended anew gets the same list, corrected or not."""
+    from jaxrec import correct, frozen
+
+    known = random_interactions(2, 60, 40, density=0.3)
+    item = jax.random.normal(jax.random.key(0), (40, 6))
+    made = Tables(serve.fold_in(item, known), item)
+    same = known.select(known.users < 10)
+    new = Interactions(same.users, same.items, 10, 40)
+    how = serve.FoldIn("dot", 0.1, 10.0, 1.0)
+    ledger = frozen.observe(made, known, num_negatives=64, batch_size=256)
+    more, longer = serve.with_new_users(made, ledger, new, how=how)
+    np.testing.assert_allclose(serve.fold_in(item, new), made.user[:10], rtol=1e-3, atol=1e-5)
+    everybody = Interactions(
+        np.concatenate([known.users, new.users + 60]), np.concatenate([known.items, new.items]), 70, 40
+    )
+    found = correct.correct(more, longer, everybody, {"direction": 0.5, "magnitude": 0.3})
+    lists = serve.recommend(found, np.r_[0:10, 60:70], k=10).items
+    assert np.mean(lists[:10] == lists[10:]) > 0.95
+
+
+def test_lists_are_written_with_the_ids_that_came(tables: Tables, tmp_path: Path) -> None:
+    ranking = serve.recommend(tables, [3, 1], allow=[4, 6], k=3)
+    users, items = np.array([f"u{n}" for n in range(U)]), np.arange(N) + 100
+    assert serve.write_lists(tmp_path / "out.run", ranking, users, items, tag="mine") == 4
+    lines = [line.split() for line in (tmp_path / "out.run").read_text().splitlines()]
+    assert [(x[0], x[1], x[3], x[5]) for x in lines] == [
+        ("u3", "Q0", "1", "mine"), ("u3", "Q0", "2", "mine"), ("u1", "Q0", "1", "mine"), ("u1", "Q0", "2", "mine"),
+    ]  # fmt: skip
+    scores = score_matrix(tables)
+    for user, _, item, _, score, _ in lines:
+        assert float(score) == pytest.approx(scores[int(user[1:]), int(item) - 100], rel=1e-4)
+    serve.write_lists(tmp_path / "out.csv", ranking, users, items)
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [r["item_id"] for r in rows] == [x[2] for x in lines]
+    serve.write_lists(tmp_path / "out.parquet", ranking, users, items)
+    import polars
+
+    assert polars.read_parquet(tmp_path / "out.parquet")["user_id"].to_list() == [x[0] for x in lines]
+    with pytest.raises(DataError, match="can't hold white space, but user_id 'a b'"):
+        serve.write_lists(tmp_path / "out.run", ranking, np.where(np.arange(U) == 5, "a b", users), items)
+
+
+def test_a_trec_run_gives_the_metrics_of_this_library(tables: Tables, tmp_path: Path) -> None:
+    import ir_measures
+
+    from jaxrec import metrics
+
+    held = data.hold_out_random(random_interactions(0, U, N, density=0.4), 0.3, seed=0)
+    ranking = serve.recommend(tables, None, seen=held.train, k=5)
+    serve.write_lists(tmp_path / "out.trec", ranking, held.held.user_ids, held.held.item_ids)
+    pairs = zip(held.held.users, held.held.items, strict=True)
+    judged = [ir_measures.Qrel(str(u), str(i), 1) for u, i in pairs]
+    run = list(ir_measures.read_trec_run(str(tmp_path / "out.trec")))
+    judge = ir_measures.calc_aggregate([ir_measures.R @ 5], judged, run)
+    own = metrics.evaluate(ranking, held.held, held.train, ks=(5,)).summary["recall@5"]
+    assert judge[ir_measures.R @ 5] == pytest.approx(own, abs=1e-6)
+
+
+def test_an_l2_index_finds_the_best_by_score(tables: Tables) -> None:
+    found = serve.for_l2_index(tables)
+    distance = np.linalg.norm(np.asarray(found.user)[:, None] - np.asarray(found.item)[None], axis=2)
+    np.testing.assert_array_equal(distance.argmin(axis=1), score_matrix(tables).argmax(axis=1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_faiss_finds_what_top_k_finds(tables: Tables) -> None:
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed")
+    folded = fold_bias(tables)
+    index = faiss.IndexFlatIP(folded.item.shape[1])
+    index.add(np.asarray(folded.item))
+    scores, items = index.search(np.asarray(folded.user), 5)
+    wanted = serve.recommend(tables, k=5)
+    np.testing.assert_array_equal(items, wanted.items)
+    np.testing.assert_allclose(scores, wanted.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_a_saved_scorer_is_the_ranking(tables: Tables, tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
+    from jaxrec import export
+
+    ids = np.array([f"i{n}" for n in range(N)])
+    export.save_scorer(tmp_path / "scorer.npz", tables, k=5, item_ids=ids)
+    saved = export.load_scorer(tmp_path / "scorer.npz")
+    folded = fold_bias(tables)
+    ranked = jax.jit(rank.rank_block, static_argnums=3)
+    for users, excluded in ((np.arange(U), np.full((U, 1), N)), (np.array([7, 2]), np.array([[1, 2, N], [5, N, N]]))):
+        items, scores = saved.rank(users, excluded)
+        wanted = ranked(folded, jnp.asarray(users), jnp.asarray(excluded), 5)
+        np.testing.assert_array_equal(items, wanted[0])
+        np.testing.assert_allclose(scores, wanted[1], rtol=1e-6)
+    assert saved.item_ids[3] == "i3"
+    np.savez(tmp_path / "other.npz", user=np.ones(2))
+    with pytest.raises(DataError, match="no exported scorer"):
+        export.load_scorer(tmp_path / "other.npz")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RUN folder of a small model with text ids."""
+    path = tmp_path_factory.mktemp("serve")
+    pairs = random_interactions(1, users=80, items=50, density=0.3)
+    names = Interactions(
+        pairs.users, pairs.items, 80, 50, np.array([f"u{n}" for n in range(80)]), np.array([f"i{n}" for n in range(50)])
+    )
+    data.write(path / "all.csv", names)
+    small = ["--width", "8", "--epochs", "2", "--evaluate-every", "2", "--budget", "6", "--negatives", "16"]
+    arguments = ["train", str(path / "all.csv"), "--out", str(path / "run"), "--batch-size", "256", *small]
+    assert cli.main(arguments) == 0
+    return path
+
+
+def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "allow.txt").write_text("\n".join(f"i{n}" for n in range(0, 50, 2)) + "\n")
+    (run / "deny.txt").write_text("i4\n\n")
+    (run / "new.csv").write_text("user_id,item_id\nann,i3\nann,i5\nbob,i1\nbob,unheard\n")
+    filters = ["--allow", str(run / "allow.txt"), "--deny", str(run / "deny.txt")]
+    history = ["--histories", str(run / "new.csv")]
+    for arm in ("adjusted", "plain"):
+        out = run / f"{arm}.run"
+        assert cli.main(["recommend", str(run / "run"), *filters, *history, "-k", "3", "--arm", arm, "--out", str(out)]) == 0
+        rows = [line.split() for line in out.read_text().splitlines()]
+        assert [r[0] for r in rows] == ["ann"] * 3 + ["bob"] * 3
+        assert all(int(r[2][1:]) % 2 == 0 and r[2] != "i4" for r in rows)
+    assert "1 pairs of unknown users or items left out" in capsys.readouterr().out
+    assert cli.main(["recommend", str(run / "run"), *history, "-k", "50", "--seen", "--out", str(run / "s.csv")]) == 0
+    shown = [r["item_id"] for r in csv.DictReader((run / "s.csv").read_text().splitlines()) if r["user_id"] == "ann"]
+    assert sorted(shown) == sorted(f"i{n}" for n in range(50))
+    (run / "allow.txt").write_text("i1\nx\n")
+    assert cli.main(["recommend", str(run / "run"), *filters, "--out", str(run / "s.csv")]) == 1
+    assert "allow.txt:2: item 'x' is unknown" in capsys.readouterr().err
