@@ -49,8 +49,8 @@ def fold_in(
     `calibrate_fold_in` finds the ridge and the weight that give known users their own rows back. An empty history gives
     a zero row (without a bias).
 
-    >>> fold_in(jnp.eye(3), [[0, 1], []], score="cosine").round(4).tolist()
-    [[0.7071, 0.7071, 0.0], [0.0, 0.0, 0.0]]
+    >>> (2 * fold_in(jnp.eye(3), [[0, 1], []], score="cosine") ** 2).round().tolist()
+    [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
     if ridge <= 0 or weight < 0:
         raise ValueError(f"ridge must be positive and weight not negative, got {ridge} and {weight}")
