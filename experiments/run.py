@@ -39,6 +39,7 @@ class Job:
 LARGE: dict[str, Any] = {"seeds": (0, 1, 2), "select_once": True, "changes": {"select_users": 12288}}
 
 STUDIES: dict[str, tuple[Job, ...]] = {
+    "free-items": (Job("gowalla-both", **LARGE), Job("gowalla-lightgcn", **LARGE)),
     "main": (
         Job("gowalla-lightgcn", **LARGE),
         Job("gowalla-both", **LARGE),
