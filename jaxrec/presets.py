@@ -88,8 +88,9 @@ class Settings:
 PAPER_MF = Settings(objective="bpr", l2=1e-3, epochs=100, evaluate_every=10)
 """The paper's setting: BPR, one uniform negative, users normalised, nothing else; ledger; direction and magnitude.
 
-Expected: adressa-macr unbiased recall@20 .052 and ndcg@20 .022 plain, .114 ± .010 and .052 ± .004 adjusted (by an earlier
-version's adjustment); a minute on 2 CPU cores. `jaxrec train adressa-macr --preset paper-mf --out runs/paper`
+Expected: adressa-macr unbiased recall@20 .052 and ndcg@20 .022 plain, .114 ± .010 and .052 ± .004 adjusted (by the
+adjustment of an earlier version); a minute on 2 CPU cores.
+`jaxrec train adressa-macr --preset paper-mf --out runs/paper`
 """
 
 SOFTMAX_MF = Settings(
