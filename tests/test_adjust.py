@@ -174,9 +174,9 @@ def world() -> tuple[data.Split, Tables]:
 
 def test_adjust_selects_and_corrects(world: tuple[data.Split, Tables]) -> None:
     held, tables = world
-    found = jaxrec.adjust(tables, held.train, held.valid["natural"], budget=60, k=10, per_item=2)
-    best = found.selected["adjusted"].metrics["unbiased"]["ndcg@10"]
-    assert best > found.frontier["adjusted"][0].metrics["unbiased"]["ndcg@10"]
+    found = jaxrec.adjust(tables, held.train, held.valid["natural"], budget=12, k=10, per_item=2)
+    tried = [point.metrics["unbiased"]["ndcg@10"] for point in found.frontier["adjusted"]]
+    assert found.selected["adjusted"].metrics["unbiased"]["ndcg@10"] == max(tried) > min(tried)
     assert set(found.validation["unbiased"]) == {"plain", "adjusted", "count_control"}
     assert len(found.frontier["adjusted"]) == len(found.frontier["count_control"]) == 12
     assert "natural" in found.notes[-1]
