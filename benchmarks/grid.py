@@ -38,7 +38,7 @@ def together(options: dict[str, Any]) -> Run:
 
     def run() -> Reading:
         begun = time.perf_counter()
-        found = [one(s) for s in strengths] if many is None else many(problem, arm, jnp.asarray(strengths, jnp.float32))
+        found = [one(s) for s in strengths] if many is None else many(problem, arm, strengths)
         seconds = time.perf_counter() - begun
         values = [point["natural"][f"ndcg@{K}"] for point in found]
         return {"seconds": seconds, "work": len(strengths), "ndcg": values, "measure_many": many is not None}

@@ -15,6 +15,7 @@ OURS = "benchmarks.ours:training"
 TRIPLET_BYTES = 6 * WIDTH * 4  # three rows, read and written
 PRODUCTS = 3  # of a sampled softmax: forward, and backward by each factor
 NEGATIVES = 1024
+SOFTMAX = {"batch_size": BATCH, "negatives": NEGATIVES, "popularity": 0.0}  # the step that is counted, of softmax-mf
 
 
 def _ours(plan: Plan, parts: str = "bpr", **options: Any) -> Contender:
@@ -84,7 +85,7 @@ def softmax(plan: Plan) -> list[Row]:
         ("as the preset, ledger on, known negatives left out", None, {}, "vectors"),
     ]
     ours = [
-        _ours(plan, "preset", preset="softmax-mf", changes=changes, ledger=ledger, steps=steps)
+        _ours(plan, "preset", preset="softmax-mf", changes=SOFTMAX | changes, ledger=ledger, steps=steps)
         for _, _, changes, ledger in sides
     ]
     machine = Contender("benchmarks.machine:sgemm")
@@ -113,7 +114,7 @@ def ledger(plan: Plan) -> list[Row]:
     kinds: list[tuple[str, dict[str, Any]]] = [
         ("BPR step, sgd", {"parts": "bpr", "optimizer": "sgd"}),
         ("BPR step, paper-mf", {"parts": "preset", "preset": "paper-mf"}),
-        ("softmax step, softmax-mf", {"parts": "preset", "preset": "softmax-mf"}),
+        ("softmax step, softmax-mf", {"parts": "preset", "preset": "softmax-mf", "changes": SOFTMAX}),
     ]
     rows = []
     for count, (what, options) in zip(steps, kinds, strict=True):

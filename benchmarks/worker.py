@@ -19,14 +19,14 @@ Reading = dict[str, Any]
 Run = Callable[[], Reading]
 
 
-def need(module: str) -> Any:
-    """Imports a peer. `Absent` where it is not installed."""
+def need(module: str, how: str = "pip install -e '.[bench]'") -> Any:
+    """Imports a peer. `Absent`, which says how to get it, where it is not installed."""
     from benchmarks.rows import Absent
 
     try:
         return import_module(module)
     except ImportError as problem:
-        raise Absent(f"{module} is not installed ({problem}): pip install -e '.[bench]'") from None
+        raise Absent(f"{module} is not installed ({problem}): {how}") from None
 
 
 def pin(threads: int = THREADS) -> None:

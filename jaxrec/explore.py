@@ -16,9 +16,8 @@ import numpy as np
 
 from jaxrec import rank
 from jaxrec.data.interactions import Interactions
-from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
 from jaxrec.metrics.popularity import group_names, popularity_groups, profile_popularity
-from jaxrec.select import Arm, Point, Problem
+from jaxrec.select import Arm, Point, Problem, list_sums
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
 
@@ -175,17 +174,10 @@ def _joined(lists: Sequence[np.ndarray], fill: int) -> np.ndarray:
 @jax.jit(static_argnames="k")
 def _rank_and_judge(
     tables: Tables, users: Array, excluded: Array, relevant: tuple[Array, ...], k: int
-) -> tuple[Array, list[Array]]:
-    """Items [b, k], and for each part Σ recall, Σ ndcg and the number of users with relevant items [3]."""
+) -> tuple[Array, Array]:
+    """Items [b, k], and `list_sums` of them."""
     items, _ = rank.rank_block(tables, users, excluded, k)
-    sums = []
-    for own in relevant:
-        count = jnp.sum(own >= 0, axis=1)
-        hits = is_hit(items, own)
-        some = (count > 0).astype(jnp.float32)
-        found = (recall_from_hits(hits, count) * some, ndcg_from_hits(hits, count, k) * some, some)
-        sums.append(jnp.stack([jnp.sum(values) for values in found]))
-    return items, sums
+    return items, list_sums(items, relevant, k)
 
 
 def _measure(

@@ -9,9 +9,11 @@ the steps that touch it).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxrec.types import Array
@@ -81,7 +83,7 @@ def row_adagrad(rate: Rate, *, by_row: bool = False, initial: float = 0.1, eps: 
         slots, target, grad = sum_by_row(state.slots, ids, gradients)
         fresh = jnp.mean(grad * grad, axis=-1) if by_row else grad * grad
         square = state.square.at[target].add(fresh, mode="drop")
-        scale = (square.at[target].get(mode="fill", fill_value=1.0) + eps) ** -0.5
+        scale = jax.lax.rsqrt(square.at[target].get(mode="fill", fill_value=1.0) + eps)
         change = -_rate(rate, state.step) * grad * (scale[:, None] if by_row else scale)
         return table.at[target].add(change, mode="drop"), AdagradState(state.step + 1, square, slots)
 
@@ -94,6 +96,11 @@ class AdamState(NamedTuple):
     square: Array  # [N, W]
     touched: Array  # [N] steps that touched the row
     slots: Array  # [N] scratch of `sum_by_row`
+
+
+def _bias_correction(b: float, count: Array) -> Array:
+    """1 − bᵗ by way of an exponential: XLA would take a power, which costs more, for every element."""
+    return -jnp.expm1(count * math.log(b)) if b > 0 else jnp.ones_like(count)
 
 
 def row_adam(rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowOptimizer:
@@ -118,7 +125,8 @@ def row_adam(rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-
         count = touched.at[target].get(mode="fill", fill_value=1)[:, None].astype(jnp.float32)
         mean = b1 * state.mean.at[target].get(mode="fill", fill_value=0.0) + (1 - b1) * grad
         square = b2 * state.square.at[target].get(mode="fill", fill_value=0.0) + (1 - b2) * grad * grad
-        change = -_rate(rate, state.step) * (mean / (1 - b1**count)) / (jnp.sqrt(square / (1 - b2**count)) + eps)
+        first, second = _bias_correction(b1, count), _bias_correction(b2, count)
+        change = -_rate(rate, state.step) * (mean / first) / (jnp.sqrt(square / second) + eps)
         state = AdamState(
             state.step + 1,
             state.mean.at[target].set(mean, mode="drop"),

@@ -113,7 +113,7 @@ def _width(lists: np.ndarray, fill: int) -> np.ndarray:
     return np.pad(lists, ((0, 0), (0, width - lists.shape[1])), constant_values=fill)
 
 
-def _sums(items: Array, relevant: tuple[Array, ...], k: int) -> Array:
+def list_sums(items: Array, relevant: tuple[Array, ...], k: int) -> Array:
     """(Σ recall, Σ ndcg, number of users with relevant items) of a block's lists, for each part: [P, 3]."""
     sums = []
     for own in relevant:
@@ -129,10 +129,10 @@ def _sums(items: Array, relevant: tuple[Array, ...], k: int) -> Array:
 def _score_chunk(
     tables: Tables, users: Array, excluded: Array, relevant: tuple[Array, ...], k: int, block: int
 ) -> Array:
-    """`_sums` of one pair of tables over the blocks of a chunk: [P, 3]."""
+    """`list_sums` of one pair of tables over the blocks of a chunk: [P, 3]."""
 
     def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
-        return _sums(rank.rank_block(tables, users, excluded, k)[0], relevant, k)[None]
+        return list_sums(rank.rank_block(tables, users, excluded, k)[0], relevant, k)[None]
 
     return jnp.sum(rank.scan_blocks(one, block, users, excluded, relevant).reshape(-1, len(relevant), 3), axis=0)
 
@@ -147,14 +147,14 @@ def _score_chunk_changed(
     k: int,
     block: int,
 ) -> Array:
-    """`_sums` after each of G changes of one pair of tables, whose scores are computed once: [G, P, 3]."""
+    """`list_sums` after each of G changes of one pair of tables, whose scores are computed once: [G, P, 3]."""
 
     def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
         found = rank.masked_scores(tables, users, excluded)
 
         def changed(change: adj.ScoreChange) -> Array:
             items, _ = rank.best_of(change.apply(found, users), k)
-            return _sums(items, relevant, k)
+            return list_sums(items, relevant, k)
 
         return jax.lax.map(changed, changes)[None]
 
@@ -212,6 +212,9 @@ def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metr
 def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: int = 0) -> dict[str, Arm]:
     """The arms that are compared: the gradients' adjustment, the raw-count control, and TTEN.
 
+    The adjustment removes the direction of positive gradients (`direction`) and takes off the logarithms of an item's
+    pull (`magnitude`) and push (`push`), more for users of niche items where `spread` is positive.
+
     Offsets are added to scores, so their range is in units of the scores' own spread: up to twice what makes a
     standard deviation of log popularity weigh as much as one of the scores within a user.
     """
@@ -226,14 +229,14 @@ def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: i
     def gradients(s: Array) -> adj.Adjustment:
         return adj.chain(
             adj.remove_direction(s[0], spread=s[3], z=z),
-            adj.rescale_by_gradient(s[1]),
+            adj.offset_by_gradient(s[1], spread=s[3], z=z),
             adj.offset_by_gradient(s[2], by="push", spread=s[3], z=z),
         )
 
     def gradients_change(s: Array) -> adj.ScoreChange:
-        scale = jnp.exp(-s[1] * size)
-        left = jnp.stack([-adj.personal(s[0], s[3], z) * along[0], -adj.personal(s[2], s[3], z)], axis=1)
-        return adj.ScoreChange(scale, left, jnp.stack([scale * along[1], push], axis=1))
+        own = adj.personal(1.0, s[3], z)
+        left = jnp.stack([-s[0] * own * along[0], -own], axis=1)
+        return adj.ScoreChange(jnp.ones_like(size), left, jnp.stack([along[1], s[1] * size + s[2] * push], axis=1))
 
     def count(s: Array) -> adj.Adjustment:
         return adj.chain(adj.rescale_by_count(s[0], counts), adj.offset_by_count(s[1], counts))
@@ -244,9 +247,9 @@ def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: i
 
     return {
         "adjusted": Arm(
-            ("direction", "magnitude", "offset", "spread"),
+            ("direction", "magnitude", "push", "spread"),
             (0, 0, 0, -0.5),
-            (2.5, 0.8, _top(unit, push), 1.5),
+            (2.5, _top(unit, size), _top(unit, push), 1.5),
             gradients,
             gradients_change,
         ),
@@ -268,10 +271,9 @@ def score_spread(tables: Tables, *, users: int = 256, seed: int = 0) -> float:
     return float(jnp.mean(jnp.std(rank.masked_scores(tables, jnp.asarray(chosen), none), axis=1)))
 
 
-def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, seed: int = 0) -> list[Point]:
-    """Tries `budget` points of the arm, the first being strength 0: a third over the box (half of these with a single
-    strength), the rest in `rounds` of ever smaller changes to the best points at each natural loss of `LOSSES` and
-    without a limit.
+def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 5, seed: int = 0) -> list[Point]:
+    """Tries `budget` points of the arm, the first being strength 0: a third over the box, the rest in `rounds` of ever
+    smaller changes to the best points at each natural loss of `LOSSES` and without a limit.
 
     Strengths that start at 0 are spaced by squares, denser near 0.
     """
@@ -282,8 +284,7 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, s
     low, high = np.array(arm.low, np.float64), np.array(arm.high, np.float64)
     first = budget if rounds == 0 else -(-budget // 3)
     start = np.clip((0 - low) / np.where(high > low, high - low, 1.0), 0, 1)
-    box = qmc.Sobol(len(low), seed=seed).random(2 ** int(np.ceil(np.log2(max(first, 2)))))
-    box = np.concatenate([_one_at_a_time(start, first // 2), box])[: first - 1]
+    box = qmc.Sobol(len(low), seed=seed).random(2 ** int(np.ceil(np.log2(max(first, 2)))))[: first - 1]
 
     def evaluate(where: np.ndarray) -> list[Point]:
         strengths = low + np.where(low == 0, where**2, where) * (high - low)
@@ -299,19 +300,9 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 4, s
         parents = np.array([tried[points.index(point)] for point in _elite(points, problem.k)])
         left = (budget - len(points)) // (rounds - turn)
         parents = parents[np.arange(left) % len(parents)]
-        fresh = np.clip(parents + rng.normal(0, 0.2 / 1.6**turn, parents.shape), 0, 1)
+        fresh = np.clip(parents + rng.normal(0, 0.15 / 1.7**turn, parents.shape), 0, 1)
         tried = np.concatenate([tried, fresh])
         points += evaluate(fresh)
-    return points
-
-
-def _one_at_a_time(start: np.ndarray, number: int) -> np.ndarray:
-    """Points that move one strength from where it is 0, those that start at the end of their range: [<= number, S]."""
-    axes = np.flatnonzero(start == 0)
-    levels = number // max(len(axes), 1)
-    points = np.repeat(start[None], levels * len(axes), axis=0)
-    for n, axis in enumerate(axes):
-        points[n * levels : (n + 1) * levels, axis] = np.arange(1, levels + 1) / (levels + 1)
     return points
 
 

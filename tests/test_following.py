@@ -219,8 +219,8 @@ def test_a_study_is_resumed_and_only_as_it_was(folder: Path, tmp_path: Path) -> 
     other = dataclasses.replace(TINY, width=5)
     with pytest.raises(ValueError, match="another base"):
         tune.tune(str(folder), other, tmp_path, trials=4, search=["l2"], resume=True)
-    with pytest.raises(ValueError, match="did you mean 'temperature'"):
-        tune.tune(str(folder), TINY, tmp_path / "x", search=["temperatur"])
+    with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
+        tune.tune(str(folder), TINY, tmp_path / "x", search=["learning_rat"])
 
 
 def test_an_interrupted_trial_runs_again(folder: Path, tmp_path: Path) -> None:

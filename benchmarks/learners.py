@@ -1,0 +1,112 @@
+"""Who learns in `quality`, and the settings that its search tries: ours, and those of each peer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrec import models, presets
+from jaxrec.data import Interactions
+from jaxrec.train import make_epoch
+
+
+class Learner(NamedTuple):
+    """Who learns: `module:function` of a learner, what its environment is taken from, and the settings searched."""
+
+    call: str
+    settings: tuple[dict[str, Any], ...]  # the first one is the best of the search
+    peer: str = ""
+
+
+LEARNERS: dict[str, Learner] = {
+    "jaxrec iALS": Learner(
+        "benchmarks.learners:our_ials",
+        (
+            {"alpha": 0.1, "l2": 3e-3},
+            {"alpha": 0.03, "l2": 3e-3},
+            {"alpha": 0.3, "l2": 3e-3},
+            {"alpha": 0.1, "l2": 1e-2},
+            {"alpha": 0.1, "l2": 1e-3},
+        ),
+    ),
+    "jaxrec softmax-mf": Learner(
+        "benchmarks.learners:our_softmax",
+        (
+            {"learning_rate": 0.05},
+            {"learning_rate": 0.1},
+            {"learning_rate": 0.2},
+        ),
+    ),
+    "implicit ALS": Learner(
+        "benchmarks.peers.implicit_:learn_als",
+        (
+            {"alpha": 40.0, "l2": 10.0},
+            {"alpha": 40.0, "l2": 100.0},
+            {"alpha": 100.0, "l2": 100.0},
+            {"alpha": 20.0, "l2": 30.0},
+            {"alpha": 10.0, "l2": 1.0},
+            {"alpha": 1.0, "l2": 0.01},
+        ),
+        "implicit_",
+    ),
+    "implicit BPR": Learner(
+        "benchmarks.peers.implicit_:learn_bpr",
+        (
+            {"rate": 0.05, "l2": 0.002},
+            {"rate": 0.05, "l2": 0.0005},
+            {"rate": 0.05, "l2": 0.0001},
+            {"rate": 0.05, "l2": 0.01},
+            {"rate": 0.1, "l2": 0.01},
+        ),
+        "implicit_",
+    ),
+    "Cornac BPR": Learner(
+        "benchmarks.peers.cornac_:learn_bpr",
+        ({"rate": 0.05, "l2": 0.001}, {"rate": 0.05, "l2": 0.005}, {"rate": 0.1, "l2": 0.001}),
+        "cornac_",
+    ),
+    "LightFM": Learner(
+        "benchmarks.peers.lightfm_:learn",
+        ({"loss": "warp", "rate": 0.05, "l2": 0.0}, {"loss": "bpr", "rate": 0.05, "l2": 0.0}),
+        "lightfm_",
+    ),
+    "PyTorch MF": Learner("benchmarks.peers.torch_:learn", ({"layers": 0, "rate": 1e-3, "l2": 1e-4},), "torch_"),
+    "PyTorch LightGCN": Learner("benchmarks.peers.torch_:learn", ({"layers": 3, "rate": 1e-3, "l2": 1e-4},), "torch_"),
+}
+
+
+def our_ials(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+    """iALS, both sides at a time; the histories are arranged, and all compiled, before it says that it is ready."""
+    from jaxrec.models.ials import blocks, solve_side
+
+    start = models.mf(train.num_users, train.num_items, 64).init(jax.random.key(0))["item"]
+    by_user, by_item = blocks(train), blocks(train, items=True)
+    chosen = {"nu": 1.0, **setting}
+
+    def sweep(item: Any) -> tuple[Any, Any]:
+        user = solve_side(item, by_user, train.num_users, **chosen)
+        return jax.block_until_ready((user, solve_side(user, by_item, train.num_items, **chosen)))
+
+    sweep(start)
+    item = start
+    yield None
+    while True:
+        user, item = sweep(item)
+        yield np.asarray(user), np.asarray(item)
+
+
+def our_softmax(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+    """softmax-mf without the ledger, an epoch at a time; compiled before it says that it is ready."""
+    model, sampler, step = presets.build(replace(presets.SOFTMAX_MF, **setting), train, observe=False)
+    epoch = make_epoch(step, sampler)
+    jax.block_until_ready(epoch(step.init(jax.random.key(0))))
+    state = step.init(jax.random.key(0))
+    yield None
+    while True:
+        state, _ = epoch(state)
+        tables = models.embed(model, state.params)
+        yield np.asarray(tables.user), np.asarray(tables.item)

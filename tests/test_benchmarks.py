@@ -1,0 +1,196 @@
+"""The harness of the benchmarks: the form of results, what `met` means, absence, failure; no timings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import compare, contest, inputs, memory, ours, quality, ranking, report, rows, scaling, suite
+from benchmarks.contest import Contender
+from benchmarks.plan import Case, Plan, Share, Side, overheads, race
+
+TINY = "tail:60,50,900,0"
+
+
+@pytest.fixture(autouse=True)
+def found_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def fake(name: str, **options: Any) -> Contender:
+    return Contender(f"fake_contenders:{name}", options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ours", "theirs", "target", "ratio", "met"),
+    [
+        ("rate", 3.0, 2.0, 1.5, 1.5, True),
+        ("rate", 2.9, 2.0, 1.5, 1.45, False),
+        ("time", 2.0, 4.0, 2.0, 2.0, True),
+        ("time", 2.1, 4.0, 2.0, 4 / 2.1, False),
+        ("overhead", 1.1, 1.0, 1.15, 1.1, True),
+        ("overhead", 1.2, 1.0, 1.15, 1.2, False),
+        ("rate", 3.0, 2.0, None, 1.5, None),
+        ("rate", None, 2.0, 1.5, None, None),
+    ],
+)
+def test_met_follows_the_kind(kind: Any, ours: Any, theirs: Any, target: Any, ratio: Any, met: Any) -> None:
+    found = rows.row("what", "peer", ours, theirs, "unit", target=target, kind=kind)
+    assert found["ratio"] == (None if ratio is None else pytest.approx(ratio))
+    assert found["met"] is met
+
+
+def test_a_row_without_a_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="lacks target, met"):
+        rows.check({key: None for key in rows.KEYS[:6]})
+
+
+def test_contenders_take_turns_and_the_first_turn_is_thrown_away() -> None:
+    a, b = contest.contest([fake("counter", seconds=1.0), fake("counter", seconds=2.0)], repeats=3)
+    assert [reading["seconds"] for reading in a.readings] == [2.0, 3.0, 4.0]
+    assert contest.rates(b.readings) == [10 / 4, 10 / 6, 10 / 8]
+
+
+def test_who_is_absent_or_fails_drops_out_alone(tmp_path: Path) -> None:
+    plan = Plan(TINY, tmp_path, repeats=2)
+    sides = [Side("good", fake("counter", seconds=1.0), 1.3), Side("bad", fake("broken"), 1.3)]
+    good, bad = race(plan, "peer", sides, [fake("counter", seconds=2.0)], "work/s")
+    assert (good["ratio"], good["met"]) == (2.0, True)
+    assert bad["met"] is None
+    assert bad["failed"]
+    assert "no such luck" in bad["note"]
+    (absent,) = race(plan, "peer", sides[:1], [fake("missing")], "work/s")
+    assert (absent["ours"], absent["theirs"], absent["ratio"], absent["met"]) == (None,) * 4
+    assert "not installed" in absent["note"]
+    assert "failed" not in absent
+
+
+def test_overheads_are_ours_over_the_base(tmp_path: Path) -> None:
+    plan = Plan(TINY, tmp_path, repeats=1)
+    side = Side("with more", fake("counter", seconds=3.0), 1.4)
+    (found,) = overheads(plan, "step", ("without", fake("counter", seconds=2.0)), [side])
+    assert (found["ours"], found["theirs"], found["ratio"], found["met"]) == (1200.0, 800.0, 1.5, False)
+
+
+def test_a_share_of_a_limit_is_in_the_limits_units() -> None:
+    assert Share("copy, GB/s", 1536).of(1e6, {"copy, GB/s": 15.36}) == pytest.approx(0.1)
+    assert Share("copy, GB/s", 1536).of(1e6, {}) is None
+
+
+def test_settings_that_slow_numpy_do_not_reach_a_contender(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in contest.REMOVED:
+        monkeypatch.setenv(name, "1")
+    found = contest.environment({"OPENBLAS_NUM_THREADS": "1"})
+    assert not set(contest.REMOVED) & set(found)
+    assert (found["OPENBLAS_NUM_THREADS"], found["OMP_NUM_THREADS"]) == ("1", "2")
+
+
+def test_results_keep_their_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(plan: Plan) -> list[rows.Row]:
+        side = Side("work", fake("counter", seconds=1.0), 2.5)
+        return race(plan, "peer", [side], [fake("counter", seconds=2.0)], "work/s")
+
+    def dead(plan: Plan) -> list[rows.Row]:
+        raise OSError("no disk")
+
+    monkeypatch.setattr(suite, "CASES", {"one": Case(one, "one", quick=True), "dead": Case(dead, "dead")})
+    out, page = tmp_path / "sub" / "out.json", tmp_path / "page.md"
+    assert compare.main(only=("one", "dead"), quick=True, data=TINY, out=out, page=page) == 1
+    found = json.loads(out.read_text())
+    assert {"machine", "versions", "rows"} <= set(found)
+    assert all(set(rows.KEYS) <= set(each) for each in found["rows"])
+    assert [(each["ratio"], each["met"]) for each in found["rows"]] == [(2.0, False), (None, None)]
+    assert "| work | peer |" in page.read_text()
+    assert "no disk" in page.read_text()
+    assert compare.main(only=("on",), data=TINY) == 2
+
+
+def test_quick_names_what_it_leaves_out() -> None:
+    quick = suite.choose((), quick=True)
+    assert set(quick) < set(suite.CASES)
+    with pytest.raises(ValueError, match="did you mean 'implicit'"):
+        suite.choose(("implict",), quick=False)
+
+
+@pytest.mark.parametrize("options", [{"parts": "bpr", "optimizer": "adagrad"}, {"parts": "bpr", "optimizer": "sgd"}])
+@pytest.mark.parametrize("ledger", ["off", "vectors", "totals"])
+def test_predicted_memory_is_that_of_the_arrays(options: dict[str, Any], ledger: str) -> None:
+    train = inputs.train(TINY)
+    sampler, step = ours.PARTS[options["parts"]](options | {"ledger": ledger, "batch": 100}, train)
+    found = memory.predict_training(step, sampler, width=ours.WIDTH, negatives=1)
+    state = step.init(jax.random.key(0))
+    u, i, d = train.num_users, train.num_items, ours.WIDTH
+    assert found["tables"] == 4 * d * (u + i)
+    assert found["optimiser"] == sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state.optimizer))
+    vectors = {"off": 0, "vectors": 2 * 4 * d * (u + i), "totals": 2 * 2 * 4 * d}[ledger]
+    numbers = {"off": 0, "vectors": 2 * 2 * 4 * (u + i), "totals": 5 * 4 * (u + i)}[ledger]
+    assert found["ledger"] == vectors + numbers
+    assert found["batch"] == 4 * 3 * sampler.batch_size * d
+    assert found["interactions"] >= 2 * 4 * len(train)
+
+
+def test_predicted_memory_of_ranking_grows_with_the_block() -> None:
+    found = memory.predict_ranking(10, 20, 4, block=8, ranked=5, k=3, threads=2)
+    assert found == {"tables": 4 * 4 * 30, "blocks": 4 * 2 * 8 * 20, "lists": 8 * 5 * 3}
+
+
+def test_a_peak_is_forgotten_and_found_again() -> None:
+    try:
+        memory.forget_peak()
+    except rows.Absent as problem:
+        pytest.skip(str(problem))
+    before = memory.resident()
+    memory.forget_peak()
+    held = np.ones(2**25, np.uint8)
+    del held
+    assert memory.peak() - before > 2**24
+
+
+def test_the_long_tail_is_long_and_repeats() -> None:
+    first, second = (inputs.long_tail(2000, 1000, 20_000, seed=1) for _ in range(2))
+    np.testing.assert_array_equal(first.keys, second.keys)
+    assert 14_000 < len(first) <= 21_000
+    counts = np.sort(first.item_counts)[::-1]
+    assert counts[:100].sum() > 0.3 * len(first)
+    assert first.user_counts.min() >= 1
+    assert abs(np.corrcoef(first.item_counts, np.arange(1000))[0, 1]) < 0.2
+
+
+def test_lists_agree_by_what_they_hold(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[1, 2], [3, 4]]))
+    np.save(tmp_path / "b.npy", np.array([[2, 1], [3, 5]]))
+    assert ranking.agreement(tmp_path / "a.npy", tmp_path / "b.npy") == 0.75
+
+
+def test_cost_accounted_leaves_out_what_memory_costs() -> None:
+    points = [{"off": {"cost": c * 1e-9, "memory": m * 1e-9}} for c, m in ((10, 2), (14, 6), (30, 7))]
+    assert scaling.accounted(points, "off") == [10.0, 10.0, 25.0]
+
+
+def outcome(*curves: list[list[float]]) -> contest.Outcome:
+    return contest.Outcome([{"curve": curve, "best": max(c[2] for c in curve), "seconds": 1.0} for curve in curves])
+
+
+def test_the_best_peer_is_the_first_to_arrive(tmp_path: Path) -> None:
+    found = {name: outcome([[9.0, 1, 0.01]]) for name in quality.LEARNERS}
+    found["jaxrec iALS"] = outcome([[1.0, 1, 0.02], [2.0, 2, 0.08]], [[4.0, 1, 0.08]])
+    found["implicit ALS"] = outcome([[6.0, 1, 0.08]])
+    found["LightFM"] = outcome([[8.0, 1, 0.09]])
+    best, *others = quality.rows(found, 0.08, Plan(TINY, tmp_path), 10.0)
+    assert best["peer"] == "the best peer, implicit ALS"
+    assert (best["ours"], best["theirs"], best["ratio"], best["met"]) == (3.0, 6.0, 2.0, True)
+    by_name = {each["peer"]: each for each in others}
+    assert (by_name["LightFM"]["theirs"], by_name["LightFM"]["target"]) == (8.0, None)
+    assert by_name["Cornac BPR"]["theirs"] is None
+    assert "came to 0.0100" in by_name["Cornac BPR"]["note"]
+
+
+def test_a_page_escapes_what_would_break_its_table() -> None:
+    found = rows.row("a | b", "peer", 1.0, 2.0, "s", note="x") | {"case": "c"}
+    text = report.markdown({"machine": {"cpu": "x"}, "versions": {}, "rows": [found]})
+    assert "a \\| b" in text
