@@ -52,13 +52,15 @@ def space(base: Settings) -> Space:
 
     >>> sorted(space(Settings(objective="bpr")))
     ['batch_size', 'l2', 'learning_rate', 'negatives', 'popularity']
+    >>> space(Settings(l2=1.0))["l2"].values
+    (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
     """
     found: Space = {
         "learning_rate": _around(base.learning_rate, 0.005, 0.5, log=True),
         "batch_size": _among(base.batch_size, 512, 1024, 2048, 4096, 8192),
-        "l2": _among(base.l2, 0.0, 1e-5, 1e-4, 1e-3, 1e-2),
+        "l2": _among(base.l2, 0.0, *(f * base.l2 for f in (0.1, 0.3, 3, 10)) if base.l2 else (1e-5, 1e-4, 1e-3, 1e-2)),
     }
-    if base.normalize_items:  # scores are cosines, whose scale nothing else can set
+    if base.normalize_items or (base.normalize_users and base.l2):  # else items set the scale of scores by themselves
         found["temperature"] = _around(base.temperature, 0.05, 0.5, log=True)
     if not base.in_batch:
         found["negatives"] = _among(base.negatives, *((256, 512, 1024, 2048) if base.shared else (1, 2, 4, 8)))

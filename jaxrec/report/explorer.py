@@ -28,7 +28,8 @@ def explorer(grid: dict[str, Any], frontier: dict[str, list[dict[str, Any]]] | N
     )
     return f"""<div id="explorer" hidden>
 <p>Move the strengths: the point, the numbers and the lists follow. Measured on {grid["users"]:,} validation users, for
-{len(grid["values"]):,} settings; change is relative to the plain model.</p>
+{len(grid["values"]):,} settings; change is relative to the plain model. The lines may be of more
+users, so that the point may lie a little off them.</p>
 <form id="sliders" autocomplete="off">{sliders}<p class="buttons">
 <button type="button" id="to-selected">Selected strengths</button>
 <button type="button" id="to-plain">No correction</button></p></form>

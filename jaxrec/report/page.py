@@ -82,7 +82,7 @@ def metric_cut(found: dict[str, Any]) -> int:
 
 
 def _head(data: str, it: Run) -> str:
-    known = {"model": "{}", "seed": "seed {}", "best_epoch": "{} epochs"}
+    known = {"model": "{}", "seed": "seed {}"} | ({"best_epoch": "{} epochs"} if it.found.get("best_epoch") else {})
     facts = [escape(text.format(it.found[name])) for name, text in known.items() if name in it.found]
     k = metric_cut(it.found)
     sentences = [
