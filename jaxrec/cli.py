@@ -186,11 +186,8 @@ def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tupl
         adjust: Strengths to use instead of the selected ones, like "direction=1.0,magnitude=0.3".
         k: Cut-offs.
     """
-    import jax.numpy as jnp
-
     from jaxrec import pipeline, runs, select
     from jaxrec.data import registry
-    from jaxrec.transforms.adjustment import fold_bias
 
     found = runs.read_metrics(run)
     split = registry.load(found["source"]).split
@@ -202,14 +199,13 @@ def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tupl
     if adjust is not None:
         ledger = runs.load_ledger(run)
         arm = select.arms(plain, ledger, split.train, seed=found["seed"])["adjusted"]
-        strengths = _strengths(adjust, arm.names)
-        arms["adjusted"] = fold_bias(arm.adjust(jnp.asarray(strengths, jnp.float32))(plain, ledger))
+        arms["adjusted"] = select.apply(arm, _strengths(adjust, arm.names), plain, ledger)
     results = {name: pipeline.evaluate(tables, split, ks=k) for name, tables in arms.items()}
     for cut in k:
         _print_tests({t: {a: r[t].summary for a, r in results.items()} for t in split.tests}, cut)
 
 
-def _strengths(text: str, names: Sequence[str]) -> list[float]:
+def _strengths(text: str, names: Sequence[str]) -> dict[str, float]:
     given = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
@@ -221,7 +217,7 @@ def _strengths(text: str, names: Sequence[str]) -> list[float]:
     if unknown:
         hint = nearest(unknown[0], names)
         raise ValueError(f"--adjust has no strength {unknown[0]!r}{hint}; the names are {', '.join(names)}")
-    return [given.get(name, 0.0) for name in names]
+    return given
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:

@@ -12,9 +12,7 @@ them, which takes away much of that, not all. `notes` says so wherever it was do
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -27,7 +25,7 @@ from jaxrec.data import splits
 from jaxrec.data.interactions import DataError, Interactions, Split, contains, same_space
 from jaxrec.ledger import GradientLedger
 from jaxrec.objectives import Objective
-from jaxrec.select import Arm, Point
+from jaxrec.select import Point
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
 
@@ -92,7 +90,7 @@ def adjust(
     """
     if select not in ("unbiased", "loss"):
         raise ValueError(f"select must be 'unbiased' or 'loss', got {select!r}")
-    two, clock = adapters.read(model), _Clock()
+    two, clock = adapters.read(model), pipeline.Clock()
     tables = two.tables
     _want_space(interactions, tables, "interactions")
     with clock("observe"):
@@ -120,7 +118,7 @@ def adjust(
         shown = Split(part.train, {}, _of_users(part.valid, other_users))
         results = {"plain": pipeline.evaluate(base, shown, ks=_cuts(k, tables))}
         for name in ARMS:
-            now = apply(arms[name], chosen[name].strengths, base, beside)
+            now = selection.apply(arms[name], chosen[name].strengths, base, beside)
             results[name] = pipeline.evaluate(now, shown, ks=_cuts(k, tables))
         tradeoff = pipeline.tradeoff(points, arms, base, beside, shown, k=k)
     corrected = correct(tables, ledger, interactions, chosen["adjusted"].strengths, seed=seed)
@@ -163,22 +161,13 @@ def correct(
         return plain
     base, scale = frozen.standardize(tables)
     found = selection.arms(base, ledger, interactions, seed=seed)[arm]
-    return frozen.scale_users(apply(found, strengths, base, ledger), scale)
-
-
-def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: GradientLedger) -> Tables:
-    """The tables as an arm's strengths, by name, make them, biases folded in; strengths not named are 0."""
-    unknown = sorted(set(strengths) - set(arm.names))
-    if unknown:
-        raise ValueError(f"there is no strength {unknown[0]!r}; the names are {', '.join(arm.names)}")
-    values = jnp.asarray([strengths.get(name, 0.0) for name in arm.names], jnp.float32)
-    return fold_bias(arm.adjust(values)(tables, ledger))
+    return frozen.scale_users(selection.apply(found, strengths, base, ledger), scale)
 
 
 def uniform_part(data: Interactions, per_item: int | None = None, *, seed: int = 0) -> Interactions:
     """At most `per_item` pairs of each item, at random: as near to uniform over items as natural pairs allow.
 
-    By default the largest number up to 5 that at least half of the items that occur can give, so mostly 1: an item with
+    By default the median number of pairs of the items that occur, rounded down and at most 5, so mostly 1: an item with
     fewer pairs than that is underrepresented, and more pairs of the others would make that worse.
 
     >>> data = Interactions([0, 1, 2, 2], [0, 0, 0, 1], 3, 2)
@@ -308,16 +297,3 @@ def _want_space(data: Interactions, tables: Tables, what: str) -> None:
 
 def _cuts(k: int, tables: Tables) -> list[int]:
     return sorted({c for c in (*pipeline.KS, k) if c <= tables.item.shape[0]})
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - begun, 2)

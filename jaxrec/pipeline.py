@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import analysis, explore, metrics, models, rank, runs
@@ -27,11 +26,23 @@ from jaxrec.presets import Settings, build
 from jaxrec.step import TrainState
 from jaxrec.track import JsonLines, Tracker
 from jaxrec.train import Fit, fit
-from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
 
 KS = (10, 20, 50)
 COMPARED = (("adjusted", "plain"), ("adjusted", "count_control"), ("adjusted", "tten"), ("count_control", "plain"))
+
+
+class Clock:
+    """Notes the seconds of each stage: `with clock("fit"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - begun, 2)
 
 
 @dataclass(frozen=True)
@@ -45,14 +56,7 @@ class _Job:
     resume: bool
     progress: bool
     trackers: Sequence[Tracker] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Notes the seconds of a stage."""
-        begun = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - begun, 2)
+    clock: Clock = field(default_factory=Clock)
 
     def fit(self, name: str, train: Interactions, **options: Any) -> tuple[models.Model, Fit]:
         """Trains with checkpoints under `name`. KeyboardInterrupt where a signal stopped it, saved."""
@@ -130,12 +134,13 @@ def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict
     split = job.dataset.split
     choice = _select(job) if selected is None else _read_choice(Path(selected), job)
     chosen = {name: _choose(tried, settings) for name, tried in choice.points.items()}
-    with job.timed("refit"):
+    with job.clock("refit"):
         model, refitted = job.fit("refit", split.train, epochs=choice.epochs)
     tables, ledger = models.embed(model, refitted.state.params), _present(refitted.state.ledger)
     arms = selection.arms(tables, ledger, split.train, seed=seed)
-    adjusted = {"plain": tables} | {name: _apply(arms[name], chosen[name], tables, ledger) for name in arms}
-    with job.timed("evaluate"):
+    adjusted = {"plain": tables}
+    adjusted |= {name: selection.apply(arms[name], chosen[name].strengths, tables, ledger) for name in arms}
+    with job.clock("evaluate"):
         ks = [k for k in KS if k <= split.train.num_items]
         rankings = {name: rank_tests(t, split, k=max(ks)) for name, t in adjusted.items()}
         results = {name: _judge(ranking, split, ks) for name, ranking in rankings.items()}
@@ -156,7 +161,7 @@ def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict
         "settings": asdict(settings),
         "notes": [*split.notes, *choice.notes],
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
-        "seconds": job.seconds,
+        "seconds": job.clock.seconds,
     }
     runs.save_tables(out, split.train, tables, adjusted["adjusted"])
     runs.save_ledger(out, ledger)
@@ -177,10 +182,10 @@ def _select(job: _Job) -> _Choice:
     """Carves validation parts, trains without them, and tries the strengths of every arm on them."""
     settings, seed = job.settings, job.seed
     carved = splits.carve(job.dataset.split, seed=seed)
-    with job.timed("fit"):
+    with job.clock("fit"):
         model, fitted = _fit(job, carved)
     tables, ledger = models.embed(model, fitted.best.params), _present(fitted.best.ledger)
-    with job.timed("select"):
+    with job.clock("select"):
         problem = selection.prepare(
             tables, ledger, carved.train, carved.valid, k=settings.k, max_users=settings.select_users, seed=seed
         )
@@ -189,7 +194,7 @@ def _select(job: _Job) -> _Choice:
             name: selection.frontier(problem, arm, budget=_budget(name, settings), seed=seed)
             for name, arm in arms.items()
         }
-    with job.timed("explore"):
+    with job.clock("explore"):
         strengths = _choose(points["adjusted"], settings).strengths
         names = job.dataset.item_names
         grid = explore.grid(
@@ -262,11 +267,6 @@ def _choose(points: list[selection.Point], settings: Settings) -> selection.Poin
     return selection.select(points, metric=f"ndcg@{settings.k}", max_loss=limit)
 
 
-def _apply(arm: selection.Arm, point: selection.Point, tables: Tables, ledger: GradientLedger) -> Tables:
-    strengths = jnp.asarray([point.strengths[name] for name in arm.names], jnp.float32)
-    return fold_bias(arm.adjust(strengths)(tables, ledger))
-
-
 def evaluate(tables: Tables, split: Split, *, ks: Sequence[int] = KS) -> dict[str, metrics.Evaluation]:
     """Every metric on every test, from one ranking of the users that have test items; train and valid masked."""
     return _judge(rank_tests(tables, split, k=max(ks)), split, ks)
@@ -310,7 +310,7 @@ def tradeoff(
         row: dict[str, Any] = {"max_loss": loss, "arms": {}}
         for arm in ("adjusted", "count_control"):
             point = selection.select(points[arm], metric=name, max_loss=loss)
-            found = evaluate(_apply(arms[arm], point, tables, ledger), split, ks=[k])
+            found = evaluate(selection.apply(arms[arm], point.strengths, tables, ledger), split, ks=[k])
             per_user[arm] = {test: e.per_user[name] for test, e in found.items()}
             row["arms"][arm] = {
                 "strengths": point.strengths,

@@ -354,8 +354,7 @@ def _want_scores(scores: Any, rows: int, num_items: int) -> Array:
 @jax.jit(static_argnames="k")
 def _rank_scores(scores: Array, excluded: Array, k: int) -> tuple[Array, Array, Array]:
     masked = scores.at[jnp.arange(scores.shape[0])[:, None], excluded].set(-jnp.inf, mode="drop")
-    best, items = _exact_top_k(masked, k)
-    return jnp.where(best > -jnp.inf, items, -1).astype(jnp.int32), best, jnp.all(jnp.isfinite(scores))
+    return *best_of(masked, k), jnp.all(jnp.isfinite(scores))
 
 
 def want_memory(need: int, what: str, cure: str) -> None:

@@ -209,6 +209,15 @@ def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metr
     return found
 
 
+def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: GradientLedger) -> Tables:
+    """The tables as an arm's strengths, by name, make them, biases folded in; strengths not named are 0."""
+    unknown = sorted(set(strengths) - set(arm.names))
+    if unknown:
+        raise ValueError(f"there is no strength {unknown[0]!r}; the names are {', '.join(arm.names)}")
+    values = jnp.asarray([strengths.get(name, 0.0) for name in arm.names], jnp.float32)
+    return adj.fold_bias(arm.adjust(values)(tables, ledger))
+
+
 def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: int = 0) -> dict[str, Arm]:
     """The arms that are compared: the gradients' adjustment, the raw-count control, and TTEN.
 

@@ -116,7 +116,7 @@ def new_users(
     else:
         plain = fold_bias(plain)
         arms = select.arms(plain, ledger, everybody, seed=found["seed"])
-        both = correct.apply(arms["adjusted"], found["selected"], plain, ledger)
+        both = select.apply(arms["adjusted"], found["selected"], plain, ledger)
     return both._replace(user=both.user[trained_on.num_users :]), new
 
 
