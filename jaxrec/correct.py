@@ -92,16 +92,16 @@ def adjust(
     """
     if select not in ("unbiased", "loss"):
         raise ValueError(f"select must be 'unbiased' or 'loss', got {select!r}")
+    if leave_out not in HOW:
+        raise ValueError(f"leave_out must be one of {sorted(HOW)}, got {leave_out!r}")
     two, clock = adapters.read(model), _Clock()
     tables = two.tables
     _want_space(interactions, tables, "interactions")
-    with clock("observe"):
-        tau = frozen.fit_temperature(tables, interactions, seed=seed) if temperature == "fit" else float(temperature)
-        ledger = frozen.observe(
-            tables, interactions, objective, temperature=tau, key=jax.random.key(seed)
-        )
     with clock("hold out"):
         part, at_hand, notes = _validation(tables, interactions, valid, per_item, leave_out, seed)
+    with clock("observe"):
+        tau = frozen.fit_temperature(tables, interactions, seed=seed) if temperature == "fit" else float(temperature)
+        ledger = frozen.observe(tables, interactions, objective, temperature=tau, key=jax.random.key(seed))
     with clock("observe without"):
         beside = ledger
         if at_hand is not tables:
@@ -254,8 +254,6 @@ def _validation(
 ) -> tuple[Split, Tables, tuple[str, ...]]:
     """A split with parts natural and unbiased, the tables to select with, and what people must know."""
     if valid is None:
-        if how not in HOW:
-            raise ValueError(f"leave_out must be one of {sorted(HOW)}, got {how!r}")
         carved = small_carve(interactions, per_item=per_item, seed=seed)
         kept = leave_out(tables, interactions, carved.train) if how == "estimate" else tables
         # A copy, so that the caller sees that these are not the tables of all interactions.

@@ -1,0 +1,303 @@
+"""Correcting models that are trained already: the ledger off frozen tables, selection, the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_interactions
+
+import jaxrec
+from jaxrec import adapters, cli, correct, data, embeddings, frozen, models, objectives, runs, samplers, serve
+from jaxrec import ledger as ledgers
+from jaxrec.data import DataError, Interactions
+from jaxrec.transforms.adjustment import fold_bias
+from jaxrec.types import Tables
+
+U, N, D = 30, 20, 4
+
+
+@pytest.fixture
+def tables() -> Tables:
+    keys = jax.random.split(jax.random.key(1), 3)
+    return Tables(*(jax.random.normal(k, s) for k, s in zip(keys, ((U, D), (N, D), (N,)), strict=True)))
+
+
+def test_observe_is_a_loop_over_the_interactions(tables: Tables, interactions: Interactions) -> None:
+    """Every gradient of BPR with a negative of its own, by hand, for the very batches that the sampler draws."""
+    key = jax.random.key(5)
+    found = frozen.observe(
+        tables, interactions, objectives.bpr(), num_negatives=1, shared=False, batch_size=16, temperature=0.5, key=key
+    )
+    sampler = samplers.sampler(interactions, batch_size=16, num_negatives=1, reject=True)
+    epoch_key = jax.random.fold_in(jax.random.split(key)[1], 0)
+    u = np.c_[np.asarray(tables.user, np.float64), np.ones(U)] / 0.5
+    v = np.c_[np.asarray(tables.item, np.float64), np.asarray(tables.item_bias)]
+    pull, push = np.zeros((2, N, D + 1))
+    p, n = np.zeros((2, N))
+    user_pull, user_push = np.zeros((2, U, D + 1))
+    events = 0
+    draw = jax.jit(sampler.draw)
+    for step in range(sampler.num_batches):
+        batch = draw(sampler.data, epoch_key, jnp.int32(step))
+        for a, i, j in zip(*(np.asarray(x).ravel() for x in batch[:3]), strict=True):
+            w = 1 / (1 + np.exp(u[a] @ (v[i] - v[j])))
+            pull[i] += w * u[a]
+            push[j] -= w * u[a]
+            p[i] += w * np.linalg.norm(u[a])
+            n[j] += w * np.linalg.norm(u[a])
+            user_pull[a] += w * v[i]
+            user_push[a] -= w * v[j]
+            events += 1
+    for role, vector in ((found.items.pull, pull), (found.items.push, push)):
+        np.testing.assert_allclose(role.vector, vector, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.items.pull.size, p, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.items.push.size, n, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.users.pull.vector, user_pull, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.users.push.vector, user_push, rtol=1e-3, atol=1e-3)
+    assert float(found.items.pull.events.sum()) == events == sampler.num_batches * sampler.batch_size
+    assert bool(jnp.all(jnp.isfinite(tables.user)))  # the caller's tables were not given away
+
+
+def test_passes_add_up(tables: Tables, interactions: Interactions) -> None:
+    found = frozen.observe(tables, interactions, passes=3, num_negatives=8, batch_size=len(interactions))
+    np.testing.assert_array_equal(found.items.pull.events, 3 * interactions.item_counts)
+
+
+def test_the_spread_of_scores_is_taken_from_the_covariance(tables: Tables) -> None:
+    folded = fold_bias(tables)
+    wanted = np.std(np.asarray(folded.user @ folded.item.T), axis=1)
+    np.testing.assert_allclose(frozen.score_scale(tables), wanted, rtol=1e-4)
+    even, scale = frozen.standardize(tables)
+    np.testing.assert_allclose(np.std(np.asarray(even.user @ even.item.T), axis=1), np.ones(U), rtol=1e-4)
+    np.testing.assert_allclose(frozen.scale_users(even, scale).user, folded.user, rtol=1e-5)
+
+
+def softmax_world(temperature: float, seed: int = 0) -> tuple[Tables, Interactions]:
+    """Pairs drawn from P(i | u) ∝ exp(s_ui / temperature)."""
+    rng = np.random.default_rng(seed)
+    user, item = rng.normal(size=(200, 6)), rng.normal(size=(80, 6))
+    logits = user @ item.T / temperature
+    chosen = np.argsort(-(logits + rng.gumbel(size=logits.shape)), axis=1)[:, 0]
+    tables = Tables(jnp.asarray(user, jnp.float32), jnp.asarray(item, jnp.float32))
+    return tables, Interactions(np.arange(200), chosen, 200, 80)
+
+
+def test_the_temperature_is_found_again_and_follows_the_scale() -> None:
+    tables, pairs = softmax_world(2.0)
+    found = frozen.fit_temperature(tables, pairs)
+    assert found == pytest.approx(2.0, rel=0.25)
+    small = frozen.scale_users(tables, jnp.full(200, 0.01))
+    assert frozen.fit_temperature(small, pairs) == pytest.approx(0.01 * found, rel=1e-2)
+
+
+def test_a_fitted_temperature_reads_gradients_where_scores_are_small() -> None:
+    """At the wrong scale every gradient is alike, and magnitudes tell the count; at a fitted one they tell more."""
+    tables, pairs = softmax_world(0.5)
+    small = frozen.scale_users(tables, jnp.full(200, 1e-3))
+
+    def spread(temperature: float | str) -> float:
+        found = frozen.observe(small, pairs, temperature=temperature, num_negatives=32, batch_size=64)  # type: ignore[arg-type]
+        weight = found.users.pull.size / jnp.maximum(found.users.pull.events, 1.0)
+        own = jnp.linalg.norm(small.item[pairs.items], axis=1)[jnp.argsort(jnp.asarray(pairs.users))]
+        return float(jnp.std(weight / own) / jnp.mean(weight / own))
+
+    assert spread(1.0) < 0.01
+    assert spread("fit") > 0.3
+
+
+def test_observe_tells_what_does_not_fit(tables: Tables, interactions: Interactions) -> None:
+    with pytest.raises(ValueError, match=r"interactions must cover the tables' 30 users and 20 items, got 2 and 2"):
+        frozen.observe(tables, Interactions([0], [1], 2, 2))
+    with pytest.raises(ValueError, match="passes must be at least 1"):
+        frozen.observe(tables, interactions, passes=0)
+    with pytest.raises(ValueError, match='temperature must be positive or "fit"'):
+        frozen.observe(tables, interactions, temperature=0.0)
+
+
+def test_strengths_of_zero_give_the_tables_bit_for_bit(tables: Tables, interactions: Interactions) -> None:
+    ledger = ledgers.init(U, N, D)
+    plain = tables._replace(item_bias=None)
+    found = correct.correct(plain, ledger, interactions, {"direction": 0.0, "magnitude": 0.0})
+    assert found.user is plain.user
+    assert found.item is plain.item
+    folded = correct.correct(tables, ledger, interactions, {})
+    np.testing.assert_array_equal(folded.user[:, :D], tables.user)
+    np.testing.assert_array_equal(folded.item[:, D], tables.item_bias)
+
+
+def test_corrected_scores_are_on_the_scale_of_the_models_own(interactions: Interactions) -> None:
+    """The scale of a user's scores changes nothing but the scale of the result, whatever the offset."""
+    keys = jax.random.split(jax.random.key(1))
+    tables = Tables(jax.random.normal(keys[0], (U, D)), jax.random.normal(keys[1], (N, D)))
+    ledger = frozen.observe(tables, interactions, num_negatives=8, batch_size=32, temperature=1.0)
+    factor = jnp.linspace(0.1, 5.0, U)
+    strengths = {"direction": 0.4, "magnitude": 0.2, "offset": 0.3, "spread": 0.2}
+    once = correct.correct(tables, ledger, interactions, strengths)
+    scaled = correct.correct(frozen.scale_users(tables, factor), ledger, interactions, strengths)
+    np.testing.assert_allclose(
+        scaled.user @ scaled.item.T, factor[:, None] * (once.user @ once.item.T), rtol=1e-3, atol=1e-3
+    )
+    with pytest.raises(ValueError, match="there is no strength 'mass'"):
+        correct.correct(tables, ledger, interactions, {"mass": 1.0})
+
+
+def test_leaving_out_refits_the_users_of_a_model_that_fold_in_made() -> None:
+    known = random_interactions(3, 60, 40, density=0.3)
+    item = jax.random.normal(jax.random.key(0), (40, 6))
+    made = Tables(serve.fold_in(item, known), item)
+    rest = data.hold_out_random(known, 0.2, seed=0).train
+    found = correct.leave_out(made, known, rest)
+    np.testing.assert_allclose(found.user, serve.fold_in(item, rest), rtol=1e-2, atol=1e-3)
+    assert not np.allclose(found.item, item)
+
+
+def test_the_uniform_part_takes_a_few_of_each_item() -> None:
+    pairs = random_interactions(0, U, N, density=0.5)
+    part = correct.uniform_part(pairs, 2, seed=1)
+    np.testing.assert_array_equal(part.item_counts, np.minimum(pairs.item_counts, 2))
+    assert data.contains(pairs, part.keys).all()
+    with pytest.raises(ValueError, match="per_item must be at least 1"):
+        correct.uniform_part(pairs, 0)
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[data.Split, Tables]:
+    """A world of known preferences, and a model that was trained on it without a word of popularity."""
+    held = correct.small_carve(data.synthetic(seed=0, num_users=800, num_items=300, seen=0.2).split.train)
+    return held, models.ials(held.train, 16, epochs=4)
+
+
+def unseen(held: data.Split) -> Interactions:
+    return data.union(*held.valid.values())
+
+
+def test_adjust_selects_and_corrects(world: tuple[data.Split, Tables]) -> None:
+    held, tables = world
+    found = jaxrec.adjust(tables, held.train, unseen(held), budget=12, k=10, per_item=2)
+    best = found.selected["adjusted"].metrics["unbiased"]["ndcg@10"]
+    assert best > found.frontier["adjusted"][0].metrics["unbiased"]["ndcg@10"]
+    assert set(found.validation["unbiased"]) == {"plain", "adjusted", "count_control"}
+    assert len(found.frontier["adjusted"]) == len(found.frontier["count_control"]) == 12
+    assert "natural" in found.notes[-1]
+    np.testing.assert_array_equal(found.plain.user, tables.user)
+    scores = found.tables.user @ found.tables.item.T
+    assert scores.shape == (800, 300)
+    assert bool(jnp.all(jnp.isfinite(scores)))
+
+
+def test_adjust_tells_what_does_not_fit(world: tuple[data.Split, Tables]) -> None:
+    held, tables = world
+    with pytest.raises(DataError, match=r"valid must be in the model's row numbers, 800 users x 300 items, got 1 x 1"):
+        correct.adjust(tables, held.train, Interactions([0], [0], 1, 1), budget=1)
+    with pytest.raises(DataError, match="no validation pair is left"):
+        correct.adjust(tables, held.train, held.train, budget=1)
+    with pytest.raises(ValueError, match="select must be 'unbiased' or 'loss'"):
+        correct.adjust(tables, held.train, select="both")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"leave_out must be one of \['estimate', 'none'\]"):
+        correct.adjust(tables, held.train, leave_out="all")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, world: tuple[data.Split, Tables]) -> Path:
+    """Files of a model: embeddings, biases, text ids, interactions and validation pairs."""
+    path = tmp_path_factory.mktemp("model")
+    held, tables = world
+    np.save(path / "U.npy", np.asarray(tables.user))
+    np.save(path / "V.npy", np.asarray(tables.item))
+    np.save(path / "b.npy", np.linspace(-0.1, 0.1, 300))
+    np.savetxt(path / "c.txt", np.linspace(-1, 1, 800))
+    users, items = np.array([f"u{n}" for n in range(800)]), np.array([f"i{n}" for n in range(300)])
+    (path / "users.txt").write_text("\n".join(users) + "\n")
+    np.save(path / "items.npy", items)
+    for name, part in (("train", held.train), ("valid", unseen(held))):
+        data.write(path / f"{name}.csv", Interactions(part.users, part.items, 800, 300, users, items))
+        data.write(path / f"{name}.parquet", part)
+    return path
+
+
+def command(folder: Path, out: str, *more: str, train: str = "train.csv", ids: bool = True) -> list[str]:
+    given = ["--user-ids", str(folder / "users.txt"), "--item-ids", str(folder / "items.npy")] if ids else []
+    files = ["--user", str(folder / "U.npy"), "--item", str(folder / "V.npy"), "--interactions", str(folder / train)]
+    return ["adjust", *files, *given, "--out", str(folder / out), "--budget", "4", "--per-item", "2", *more]
+
+
+def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    biases = ["--item-bias", str(folder / "b.npy"), "--user-bias", str(folder / "c.txt")]
+    formats = ["--format", "npy", "safetensors", "parquet"]
+    assert cli.main(command(folder, "out", "--valid", str(folder / "valid.csv"), *biases, *formats)) == 0
+    assert "validation, on the" in capsys.readouterr().out
+    out = folder / "out"
+    found = json.loads((out / "adjust.json").read_text())
+    assert found["model_has_seen_validation"] is False
+    assert set(found["validation"]["unbiased"]) == {"plain", "adjusted", "count_control"}
+    saved = runs.load_tables(out)
+    plain = np.load(folder / "U.npy") @ np.load(folder / "V.npy").T
+    wanted = plain + np.load(folder / "b.npy") + np.linspace(-1, 1, 800)[:, None]
+    np.testing.assert_allclose(saved.plain.user @ saved.plain.item.T, wanted, rtol=1e-4, atol=1e-5)
+    for name in ("user", "item"):
+        with np.load(out / "embeddings.npz", allow_pickle=False) as arrays:
+            rows, ids = arrays[name], arrays[f"{name}_ids"]
+        np.testing.assert_array_equal(embeddings.read_matrix(out / f"{name}.npy", name)[0], rows)
+        np.testing.assert_array_equal(embeddings.read_matrix(out / "embeddings.safetensors", name)[0], rows)
+        again, own = embeddings.read_matrix(out / f"{name}.parquet", name)
+        np.testing.assert_array_equal(again, rows)
+        assert own is not None
+        assert own.tolist() == ids.tolist()
+        assert ids[7] == f"{name[0]}7"
+    page = (out / "report.html").read_text()
+    assert "unbiased validation" in page
+    assert cli.main(["recommend", str(out), "-k", "3", "--out", str(folder / "recs.run")]) == 0
+    rows = [line.split() for line in (folder / "recs.run").read_text().splitlines()]
+    assert rows[0][0] == "u0"
+    owned = {line for line in (folder / "train.csv").read_text().splitlines()}
+    assert not any(f"{r[0]},{r[2]}" in owned for r in rows)
+    assert cli.main(command(folder, "out")) == 1
+    assert "holds an adjusted model already" in capsys.readouterr().err
+
+
+def test_without_validation_pairs_the_command_warns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(folder, "carved", train="train.parquet", ids=False)) == 0
+    assert "WARNING: no validation pairs were given" in capsys.readouterr().out
+    found = json.loads((folder / "carved" / "adjust.json").read_text())
+    assert found["model_has_seen_validation"] is True
+    assert any("too good" in note for note in found["notes"])
+    with np.load(folder / "carved" / "embeddings.npz") as arrays:
+        assert arrays["user_ids"].tolist() == list(range(800))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--user", "model.pt"], "a pickle is never loaded; save the array with numpy.save"),
+        (["--user", "nowhere.npy"], "no such file"),
+        (["--user", "V.npy"], "one for each of the 300 user rows, got shape (800,)"),
+        (["--item", "nan.npy"], "item embeddings must be finite in 32 bits, but 1 of 300 rows hold NaN"),
+        (["--interactions", "train.parquet"], "give its ids with --user-ids and --item-ids"),
+        (["--item-ids", "gap.txt"], "gap.txt:2: wanted an id a line, got an empty line"),
+    ],
+)
+def test_mistakes_are_told(more: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = np.load(folder / "V.npy")
+    bad[3, 1] = np.nan
+    np.save(folder / "nan.npy", bad)
+    (folder / "model.pt").write_bytes(b"\x80\x04N.")
+    (folder / "gap.txt").write_text("a\n\nb\n")
+    assert cli.main(command(folder, "never", more[0], str(folder / more[1]))) == 1
+    assert message in capsys.readouterr().err
+    assert not (folder / "never").exists()
+
+
+def test_models_of_other_libraries_are_corrected_directly(world: tuple[data.Split, Tables]) -> None:
+    from types import SimpleNamespace
+
+    held, tables = world
+    model = SimpleNamespace(user_factors=np.asarray(tables.user), item_factors=np.asarray(tables.item))
+    two = adapters.read(model)
+    np.testing.assert_array_equal(two.tables.user, tables.user)
+    ledger = jaxrec.observe(two.tables, held.train, num_negatives=64)
+    assert ledger.items.pull.vector.shape == (300, 16)
