@@ -90,37 +90,29 @@ def adjust(
     """
     if select not in ("unbiased", "loss"):
         raise ValueError(f"select must be 'unbiased' or 'loss', got {select!r}")
+    if leave_out not in HOW:
+        raise ValueError(f"leave_out must be one of {sorted(HOW)}, got {leave_out!r}")
     two, clock = adapters.read(model), pipeline.Clock()
     tables = two.tables
     _want_space(interactions, tables, "interactions")
-    with clock("observe"):
-        tau = frozen.fit_temperature(tables, interactions, seed=seed) if temperature == "fit" else float(temperature)
-        ledger = frozen.observe(
-            tables, interactions, objective, temperature=tau, key=jax.random.key(seed)
-        )
     with clock("hold out"):
         part, at_hand, notes = _validation(tables, interactions, valid, per_item, leave_out, seed)
+    with clock("observe"):
+        tau = frozen.fit_temperature(tables, interactions, seed=seed) if temperature == "fit" else float(temperature)
+        ledger = frozen.observe(tables, interactions, objective, temperature=tau, key=jax.random.key(seed))
     with clock("observe without"):
         beside = ledger
         if at_hand is not tables:
             beside = frozen.observe(at_hand, part.train, objective, temperature=tau, key=jax.random.key(seed))
-    base, _ = frozen.standardize(at_hand)
     chosen_users, other_users = _users(part, select_users, seed)
     with clock("select"):
-        problem = selection.prepare(
-            base, beside, part.train, _of_users(part.valid, chosen_users), k=k, max_users=None, seed=seed
-        )
-        arms = selection.arms(base, beside, part.train, seed=seed)
-        points = {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
+        shown = _of_users(part.valid, chosen_users)
+        points = frontiers(at_hand, beside, part.train, shown, k=k, budget=budget, seed=seed)
         limit = max_loss if select == "loss" else None
         chosen = {n: selection.select(tried, metric=f"ndcg@{k}", max_loss=limit) for n, tried in points.items()}
     with clock("report"):
-        shown = Split(part.train, {}, _of_users(part.valid, other_users))
-        results = {"plain": pipeline.evaluate(base, shown, ks=_cuts(k, tables))}
-        for name in ARMS:
-            now = selection.apply(arms[name], chosen[name].strengths, base, beside)
-            results[name] = pipeline.evaluate(now, shown, ks=_cuts(k, tables))
-        tradeoff = pipeline.tradeoff(points, arms, base, beside, shown, k=k)
+        shown = _of_users(part.valid, other_users)
+        results, tradeoff = _look(at_hand, beside, Split(part.train, {}, shown), points, chosen, k, seed)
     corrected = correct(tables, ledger, interactions, chosen["adjusted"].strengths, seed=seed)
     same = len(other_users) == len(chosen_users) and bool((other_users == chosen_users).all())
     return Adjusted(
@@ -140,6 +132,41 @@ def adjust(
         notes=notes,
         seconds=clock.seconds,
     )
+
+
+def frontiers(
+    tables: Tables,
+    ledger: GradientLedger,
+    train: Interactions,
+    valid: Mapping[str, Interactions],
+    *,
+    k: int = 20,
+    budget: int = 24,
+    seed: int = 0,
+) -> dict[str, list[Point]]:
+    """Every point tried for the adjustment and the count control, on parts `natural` and `unbiased` of pairs unseen."""
+    base, _ = frozen.standardize(tables)
+    problem = selection.prepare(base, ledger, train, valid, k=k, max_users=None, seed=seed)
+    arms = selection.arms(base, ledger, train, seed=seed)
+    return {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
+
+
+def _look(
+    tables: Tables,
+    ledger: GradientLedger,
+    shown: Split,
+    points: dict[str, list[Point]],
+    chosen: dict[str, Point],
+    k: int,
+    seed: int,
+) -> tuple[dict[str, dict[str, metrics.Evaluation]], list[dict[str, Any]]]:
+    """What the arms do on the parts shown, and the trade-off there."""
+    base, _ = frozen.standardize(tables)
+    arms = selection.arms(base, ledger, shown.train, seed=seed)
+    ks = sorted({c for c in (*pipeline.KS, k) if c <= tables.item.shape[0]})
+    adjusted = {name: selection.apply(arms[name], chosen[name].strengths, base, ledger) for name in ARMS}
+    results = {name: pipeline.evaluate(t, shown, ks=ks) for name, t in ({"plain": base} | adjusted).items()}
+    return results, pipeline.tradeoff(points, arms, base, ledger, shown, k=k)
 
 
 def correct(
@@ -243,8 +270,6 @@ def _validation(
 ) -> tuple[Split, Tables, tuple[str, ...]]:
     """A split with parts natural and unbiased, the tables to select with, and what people must know."""
     if valid is None:
-        if how not in HOW:
-            raise ValueError(f"leave_out must be one of {sorted(HOW)}, got {how!r}")
         carved = small_carve(interactions, per_item=per_item, seed=seed)
         kept = leave_out(tables, interactions, carved.train) if how == "estimate" else tables
         # A copy, so that the caller sees that these are not the tables of all interactions.
@@ -293,7 +318,3 @@ def _want_space(data: Interactions, tables: Tables, what: str) -> None:
             f"{what} must be in the model's row numbers, {shape[0]} users x {shape[1]} items, got "
             f"{data.num_users} x {data.num_items}; `data.reindex(data, model.user_ids, model.item_ids)` moves them"
         )
-
-
-def _cuts(k: int, tables: Tables) -> list[int]:
-    return sorted({c for c in (*pipeline.KS, k) if c <= tables.item.shape[0]})

@@ -17,6 +17,8 @@ RNG = np.random.default_rng(0)
 USER, ITEM = RNG.normal(size=(6, 4)).astype(np.float32), RNG.normal(size=(9, 4)).astype(np.float32)
 USER_BIAS, ITEM_BIAS = RNG.normal(size=6).astype(np.float32), RNG.normal(size=9).astype(np.float32)
 
+DIVERGED = np.where(np.arange(6)[:, None] == 2, np.nan, USER)
+
 
 def scores(two: adapters.TwoTower) -> np.ndarray:
     tables = fold_bias(two.tables)
@@ -46,7 +48,7 @@ def test_a_user_column_of_ones_is_an_item_bias() -> None:
         ({"item": ITEM[:, :3]}, r"equally wide, got \(6, 4\) and \(9, 3\)"),
         ({"item": ITEM[0]}, r"item embeddings must be a matrix .* got shape \(4,\)"),
         ({"user": np.array([["a"]])}, "user embeddings must be a matrix .* of numbers"),
-        ({"user": np.where(np.arange(6)[:, None] == 2, np.nan, USER)}, "1 of 6 rows hold NaN or inf, the first is row"),
+        ({"user": DIVERGED}, "1 of 6 rows hold NaN or inf, the first is row 2"),
         ({"item": ITEM.astype(np.float64) * 1e300}, "finite in 32 bits"),
         ({"item_bias": USER_BIAS}, "item_bias must hold one number for each of 9 rows, got 6"),
         ({"user_ids": [1, 2]}, "one for each of the 6 user rows"),
@@ -86,18 +88,23 @@ def test_what_is_no_model_or_is_not_fitted_is_told() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["als", "bpr", "lmf"])
-def test_implicit_scores_as_itself(name: str) -> None:
-    implicit = pytest.importorskip("implicit", reason="implicit is not installed")
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("als", "AlternatingLeastSquares"),
+        ("bpr", "BayesianPersonalizedRanking"),
+        ("lmf", "LogisticMatrixFactorization"),
+    ],
+)
+def test_implicit_scores_as_itself(module: str, name: str) -> None:
+    pytest.importorskip("implicit", reason="implicit is not installed")
+    from importlib import import_module
+
     from scipy.sparse import csr_matrix
 
-    module = __import__(f"implicit.{name}", fromlist=["x"])
-    names = ("AlternatingLeastSquares", "BayesianPersonalizedRanking", "LogisticMatrixFactorization")
-    kind = dict(zip(("als", "bpr", "lmf"), names, strict=True))
-    assert implicit is not None
     matrix = csr_matrix(random_interactions().to_scipy())
     matrix = csr_matrix((matrix.data.copy(), matrix.indices.copy(), matrix.indptr.copy()), matrix.shape)
-    model = getattr(module, kind[name])(factors=5, iterations=3, random_state=0, num_threads=1)
+    model = getattr(import_module(f"implicit.{module}"), name)(factors=5, iterations=3, random_state=0, num_threads=1)
     model.fit(matrix, show_progress=False)
     found = scores(adapters.read(model))
     items, own = model.recommend(np.arange(30), matrix, N=20, filter_already_liked_items=False)

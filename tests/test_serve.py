@@ -206,8 +206,8 @@ def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: p
     history = ["--histories", str(run / "new.csv")]
     for arm in ("adjusted", "plain"):
         out = run / f"{arm}.run"
-        words = ["recommend", str(run / "run"), *filters, *history, "-k", "3", "--arm", arm, "--out", str(out)]
-        assert cli.main(words) == 0
+        more = ["-k", "3", "--arm", arm, "--out", str(out)]
+        assert cli.main(["recommend", str(run / "run"), *filters, *history, *more]) == 0
         rows = [line.split() for line in out.read_text().splitlines()]
         assert [r[0] for r in rows] == ["ann"] * 3 + ["bob"] * 3
         assert all(int(r[2][1:]) % 2 == 0 and r[2] != "i4" for r in rows)
