@@ -36,7 +36,7 @@ class Job:
 
 # Gowalla is ten times the size of the others: three seeds, and strengths selected with the first seed only. The count
 # control always has as many points as the adjustment.
-LARGE: dict[str, Any] = {"seeds": (0, 1, 2), "select_once": True, "changes": {"select_users": 12288}}
+LARGE: dict[str, Any] = {"seeds": (0, 1, 2), "select_once": True, "changes": {"select_users": 12288, "budget": 192}}
 
 STUDIES: dict[str, tuple[Job, ...]] = {
     "free-items": (Job("gowalla-both", **LARGE), Job("gowalla-lightgcn", **LARGE)),

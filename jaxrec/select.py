@@ -39,6 +39,7 @@ class Arm(NamedTuple):
     high: tuple[float, ...]
     adjust: Callable[[Array], adj.Adjustment]
     change: Callable[[Array], adj.ScoreChange] | None = None  # the same, as a change of scores
+    shifts: tuple[Array, ...] = ()  # the item rows [I, D] that changes add with weights
 
 
 class Point(NamedTuple):
@@ -140,6 +141,7 @@ def _score_chunk(
 @jax.jit(static_argnames=("k", "block"))
 def _score_chunk_changed(
     tables: Tables,
+    shifts: tuple[Array, ...],
     changes: adj.ScoreChange,
     users: Array,
     excluded: Array,
@@ -151,9 +153,10 @@ def _score_chunk_changed(
 
     def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
         found = rank.masked_scores(tables, users, excluded)
+        others = [tables.user[users] @ rows.T for rows in shifts]
 
         def changed(change: adj.ScoreChange) -> Array:
-            items, _ = rank.best_of(change.apply(found, users), k)
+            items, _ = rank.best_of(change.apply(found, users, others), k)
             return list_sums(items, relevant, k)
 
         return jax.lax.map(changed, changes)[None]
@@ -204,7 +207,9 @@ def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metr
     for start in range(0, len(strengths), AT_ONCE):
         some = np.asarray(strengths[start : start + AT_ONCE], np.float32)
         whole = np.concatenate([some, np.repeat(some[-1:], AT_ONCE - len(some), axis=0)])  # one program for all
-        score = functools.partial(_score_chunk_changed, tables, change(whole), k=problem.k, block=problem.block)
+        score = functools.partial(
+            _score_chunk_changed, tables, arm.shifts, change(whole), k=problem.k, block=problem.block
+        )
         found += [_means(problem, sums) for sums in _over_chunks(problem, score)[: len(some)]]
     return found
 
@@ -221,50 +226,57 @@ def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: Grad
 def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: int = 0) -> dict[str, Arm]:
     """The arms that are compared: the gradients' adjustment, the raw-count control, and TTEN.
 
-    The adjustment removes the direction of positive gradients (`direction`) and takes off the logarithms of an item's
-    pull (`magnitude`) and push (`push`), more for users of niche items where `spread` is positive.
+    The adjustment removes the direction of positive gradients (`direction`), takes off the logarithm of an item's
+    accumulated gradient (`magnitude`), and adds the item's gradients with their sizes equalised (`pull`, `push`).
 
     Offsets are added to scores, so their range is in units of the scores' own spread: up to twice what makes a
-    standard deviation of log popularity weigh as much as one of the scores within a user.
+    standard deviation of log popularity weigh as much as one of the scores within a user. What is added of gradients
+    is in units of the items' mean length. A ledger of totals has no gradients by item to add.
     """
     unit = score_spread(tables, seed=seed)
-    z = adj.profile_popularity(ledger, jnp.asarray(train.users), jnp.asarray(train.items))
-    size, push = (adj.log_relative(ledgers.magnitude(ledger.items, by)) for by in ("size", "push"))
     counts = jnp.asarray(train.item_counts, jnp.float32)
     number = adj.log_relative(counts)
-    d = ledgers.direction(ledger.items)
-    along = (tables.user[:, : len(d)] @ d, tables.item[:, : len(d)] @ d)
-
-    def gradients(s: Array) -> adj.Adjustment:
-        return adj.chain(
-            adj.remove_direction(s[0], spread=s[3], z=z),
-            adj.offset_by_gradient(s[1], spread=s[3], z=z),
-            adj.offset_by_gradient(s[2], by="push", spread=s[3], z=z),
-        )
-
-    def gradients_change(s: Array) -> adj.ScoreChange:
-        own = adj.personal(1.0, s[3], z)
-        left = jnp.stack([-s[0] * own * along[0], -own], axis=1)
-        return adj.ScoreChange(jnp.ones_like(size), left, jnp.stack([along[1], s[1] * size + s[2] * push], axis=1))
 
     def count(s: Array) -> adj.Adjustment:
         return adj.chain(adj.rescale_by_count(s[0], counts), adj.offset_by_count(s[1], counts))
 
     def count_change(s: Array) -> adj.ScoreChange:
         left = -s[1] * jnp.ones((tables.user.shape[0], 1))
-        return adj.ScoreChange(jnp.exp(-s[0] * number), left, number[:, None])
+        return adj.ScoreChange(jnp.exp(-s[0] * number), left, number[:, None], jnp.zeros(0))
 
     return {
-        "adjusted": Arm(
-            ("direction", "magnitude", "push", "spread"),
-            (0, 0, 0, -0.5),
-            (2.5, _top(unit, size), _top(unit, push), 1.5),
-            gradients,
-            gradients_change,
-        ),
+        "adjusted": _gradient_arm(tables, ledger, unit),
         "count_control": Arm(("rescale", "offset"), (0, 0), (0.8, _top(unit, number)), count, count_change),
         "tten": Arm(("power",), (0,), (1.5,), lambda s: adj.tten(s[0])),
     }
+
+
+def _gradient_arm(tables: Tables, ledger: GradientLedger, unit: float) -> Arm:
+    size = adj.log_relative(ledgers.magnitude(ledger.items))
+    d = ledgers.direction(ledger.items)
+    width = len(d)
+    user, item = tables.user[:, :width], tables.item[:, :width]
+    shifts: tuple[Array, ...] = ()
+    if ledger.items.pull.vector.ndim == 2:
+        shifts = (adj.equalized(ledger.items.pull, tables.item), adj.equalized(ledger.items.push, tables.item))
+    names, high = ("direction", "magnitude", "pull", "push"), (2.5, _top(unit, size), 1.5, 0.8)
+    number = 2 + len(shifts)
+
+    def adjust(s: Array) -> adj.Adjustment:
+        add = adj.add_gradients(s[2], s[3]) if shifts else adj.identity()
+        return adj.chain(add, adj.remove_direction(s[0]), adj.offset_by_gradient(s[1]))
+
+    def change(s: Array) -> adj.ScoreChange:
+        along = (item + sum(w * rows for w, rows in zip(s[2:], shifts, strict=True))) @ d if shifts else item @ d
+        left = jnp.stack([-s[0] * (user @ d), -jnp.ones(len(user))], axis=1)
+        return adj.ScoreChange(jnp.ones_like(size), left, jnp.stack([along, s[1] * size], axis=1), s[2:])
+
+    folded = tuple(jnp.pad(rows, ((0, 0), (0, _folded_width(tables) - width))) for rows in shifts)
+    return Arm(names[:number], (0,) * number, high[:number], adjust, change, folded)
+
+
+def _folded_width(tables: Tables) -> int:
+    return tables.item.shape[1] + (tables.item_bias is not None)
 
 
 def _top(unit: float, logs: Array) -> float:
@@ -280,7 +292,7 @@ def score_spread(tables: Tables, *, users: int = 256, seed: int = 0) -> float:
     return float(jnp.mean(jnp.std(rank.masked_scores(tables, jnp.asarray(chosen), none), axis=1)))
 
 
-def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 5, seed: int = 0) -> list[Point]:
+def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 6, seed: int = 0) -> list[Point]:
     """Tries `budget` points of the arm, the first being strength 0: a third over the box, the rest in `rounds` of ever
     smaller changes to the best points at each natural loss of `LOSSES` and without a limit.
 
@@ -306,21 +318,28 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 5, s
     points = evaluate(tried)
     rng = np.random.default_rng(seed)
     for turn in range(rounds):
-        parents = np.array([tried[points.index(point)] for point in _elite(points, problem.k)])
         left = (budget - len(points)) // (rounds - turn)
-        parents = parents[np.arange(left) % len(parents)]
-        fresh = np.clip(parents + rng.normal(0, 0.15 / 1.7**turn, parents.shape), 0, 1)
+        elite = _elite(points, problem.k)
+        parents = tried[elite[np.arange(left) % len(elite)]]
+        fresh = np.clip(parents + rng.normal(0, 0.2 / 1.6**turn, parents.shape), 0, 1)
         tried = np.concatenate([tried, fresh])
         points += evaluate(fresh)
     return points
 
 
-def _elite(points: Sequence[Point], k: int) -> list[Point]:
-    """The best points at each of `LOSSES` allowed and without a limit, by the first part that is not natural."""
+def _elite(points: Sequence[Point], k: int, *, each: int = 3) -> np.ndarray:
+    """Where the `each` best points are at each of `LOSSES` allowed and without a limit, by the first part that is not
+    natural: the best of all levels first. What a point loses beyond a level counts three times against it.
+    """
+    name = f"ndcg@{k}"
     parts = list(points[0].metrics)
-    part = next((name for name in parts if name != "natural"), parts[0])
-    limits: list[float | None] = [None] if "natural" not in parts else [*LOSSES, None]
-    return [select(points, metric=f"ndcg@{k}", part=part, max_loss=limit) for limit in limits]
+    part = next((p for p in parts if p != "natural"), parts[0])
+    value = np.array([p.metrics[part][name] for p in points])
+    if "natural" not in parts:
+        return np.argsort(-value, kind="stable")[:each]
+    natural = np.array([p.metrics["natural"][name] for p in points])
+    over = [np.maximum((1 - loss) * natural[0] - natural, 0) for loss in LOSSES] + [np.zeros(len(points))]
+    return np.stack([np.argsort(-(value - 3 * lost), kind="stable")[:each] for lost in over], axis=1).ravel()
 
 
 def select(

@@ -136,7 +136,7 @@ def test_corrected_scores_are_on_the_scale_of_the_models_own(interactions: Inter
     tables = Tables(jax.random.normal(keys[0], (U, D)), jax.random.normal(keys[1], (N, D)))
     ledger = frozen.observe(tables, interactions, num_negatives=8, batch_size=32, temperature=1.0)
     factor = jnp.linspace(0.1, 5.0, U)
-    strengths = {"direction": 0.4, "magnitude": 0.2, "push": 0.3, "spread": 0.2}
+    strengths = {"direction": 0.4, "magnitude": 0.2, "pull": 0.3, "push": 0.2}
     once = correct.correct(tables, ledger, interactions, strengths)
     scaled = correct.correct(frozen.scale_users(tables, factor), ledger, interactions, strengths)
     np.testing.assert_allclose(

@@ -44,6 +44,8 @@ def score_matrix(tables: Tables) -> np.ndarray:
 COUNTS = np.arange(1, N + 1)
 FAMILIES = {
     "remove_direction": lambda s: adj.remove_direction(s),
+    "equalised pull": lambda s: adj.add_gradients(s),
+    "equalised push": lambda s: adj.add_gradients(0, s),
     "personal direction": lambda s: adj.remove_direction(s, spread=0.7),
     "rescale_by_gradient": lambda s: adj.rescale_by_gradient(s),
     "rescale by vector": lambda s: adj.rescale_by_gradient(s, by="vector"),
@@ -195,3 +197,27 @@ def test_unit_rows_and_center(tables: Tables, ledger: ledgers.GradientLedger) ->
 def test_chain_of_nothing_and_identity_are_the_identity(tables: Tables, ledger: ledgers.GradientLedger) -> None:
     assert adj.chain()(tables, ledger) is tables
     assert adj.chain(adj.identity(), adj.identity())(tables, ledger) is tables
+
+
+def test_added_gradients_are_mean_gradients_by_their_size(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    rng = np.random.default_rng(5)
+    pull, push = ledger.items.pull, ledger.items.push
+    found = adj.add_gradients(0.5, 0.25)(tables, ledger)
+    wanted = np.array(tables.item, np.float64)
+    length = np.linalg.norm(np.asarray(tables.item), axis=1).mean()
+    for strength, role in ((0.5, pull), (0.25, push)):
+        vector, size = np.asarray(role.vector, np.float64), np.asarray(role.size, np.float64)
+        mean = np.array([v / p if p > 0 else 0 * v for v, p in zip(vector, size, strict=True)])
+        wanted += strength * mean * length / np.linalg.norm(mean, axis=1).mean()
+    np.testing.assert_allclose(found.item, wanted, rtol=1e-4, atol=1e-5)
+    factor = jnp.asarray(rng.uniform(0.1, 9, N), jnp.float32)  # how many and how large the events were does not matter
+    larger = ledger._replace(
+        items=ledger.items._replace(pull=pull._replace(vector=pull.vector * factor[:, None], size=pull.size * factor))
+    )
+    np.testing.assert_allclose(adj.add_gradients(0.5, 0.25)(tables, larger).item, found.item, rtol=1e-4, atol=1e-5)
+
+
+def test_a_ledger_of_totals_has_no_gradients_to_add(tables: Tables) -> None:
+    totals = ledgers.init(U, N, D, item_weight=jnp.ones(N))
+    with pytest.raises(ValueError, match="keeps totals only"):
+        adj.add_gradients(0.5)(tables, totals)

@@ -197,7 +197,8 @@ def test_an_arms_change_of_scores_is_what_its_tables_score(arm: str) -> None:
     for seed in range(3):
         s = jnp.asarray(np.random.default_rng(seed).uniform(found.low, found.high), jnp.float32)
         wanted = rank.masked_scores(found.adjust(s)(tables, ledger), users, jnp.full((80, 1), 50))
-        np.testing.assert_allclose(found.change(s).apply(plain, users), wanted, rtol=1e-3, atol=1e-4)
+        others = [tables.user[users] @ rows.T for rows in found.shifts]
+        np.testing.assert_allclose(found.change(s).apply(plain, users, others), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_select_takes_the_best_that_is_allowed() -> None:

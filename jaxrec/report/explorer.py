@@ -9,9 +9,9 @@ from jaxrec.report.markup import ARMS, details, embed, escape, table
 
 MEANING = {
     "direction": "how much of the common direction of positive interactions is removed",
-    "magnitude": "how strongly items with large gradients are scaled down",
-    "offset": "what is subtracted from the scores of items with large gradients",
-    "spread": "above 0, niche users are corrected more; below 0, mainstream users are",
+    "magnitude": "what is subtracted from the scores of items with large gradients",
+    "pull": "how far items move towards the users who like them, all items alike",
+    "push": "how far items move away from the users who were shown them in vain, all items alike",
 }
 
 

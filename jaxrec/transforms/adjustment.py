@@ -7,13 +7,13 @@ where it is the Python number 0 the tables come back bit for bit. Source of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
 from jaxrec import ledger as ledgers
-from jaxrec.ledger import GradientLedger, Weighting
+from jaxrec.ledger import GradientLedger, Role, Weighting
 from jaxrec.models.wrappers import unit
 from jaxrec.types import Array, Tables
 
@@ -22,18 +22,22 @@ Strength = float | Array
 
 
 class ScoreChange(NamedTuple):
-    """What an adjustment does to scores: s'_ui = scale_i s_ui + Σ_r left_ur right_ir.
+    """What an adjustment does to scores: s'_ui = scale_i s_ui + Σ_m weights_m ⟨u, x_mi⟩ + Σ_r left_ur right_ir.
 
-    Many adjustments of one pair of tables can so be compared without computing the inner products again.
+    Many adjustments of one pair of tables can so be compared without computing the inner products again; the item rows
+    x_m [I, D] are the same for all of them.
     """
 
     scale: Array  # [I], positive
     left: Array  # [U, R]
     right: Array  # [I, R]
+    weights: Array  # [M]
 
-    def apply(self, scores: Array, users: Array) -> Array:
-        """Changes the scores of users [b] by all items: [b, I] -> [b, I]; -inf stays."""
+    def apply(self, scores: Array, users: Array, others: Sequence[Array] = ()) -> Array:
+        """Changes the scores of users [b] by all items: [b, I], and M times ⟨u, x_mi⟩ [b, I] -> [b, I]; -inf stays."""
         found = scores * self.scale[None, :]
+        for m, other in enumerate(others):
+            found = found + self.weights[m] * other
         for r in range(self.left.shape[1]):
             found = found + self.left[users, r][:, None] * self.right[:, r][None, :]
         return found
@@ -134,9 +138,41 @@ def remove_direction(
     return apply
 
 
-def _fit(d: Array, width: int) -> Array:
-    """Pads a direction for tables that an earlier step widened (a folded bias)."""
-    return jnp.pad(d, (0, width - d.shape[0]))
+def _fit(rows: Array, width: int) -> Array:
+    """Pads a direction [D] or rows [.., D] for tables that an earlier step widened (a folded bias)."""
+    return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, width - rows.shape[-1])])
+
+
+def equalized(role: Role, rows: Array) -> Array:
+    """The role's vectors divided by its sizes, P_i/p_i [I, D], and scaled to the mean length of `rows` [I, D].
+
+    What is left of an item's accumulated gradient is where it points to and how much its events agree (between 0 and
+    1); how many and how large they were, which is popularity, is gone. Items without events get 0.
+    """
+    if role.vector.ndim != 2:
+        raise ValueError("this adjustment wants a ledger that keeps vectors row by row; this one keeps totals only")
+    mean = jnp.where(role.size > 0, 1 / jnp.where(role.size > 0, role.size, 1.0), 0.0)[:, None] * role.vector
+    length = jnp.mean(jnp.linalg.norm(mean, axis=-1))
+    return mean * (jnp.mean(jnp.linalg.norm(rows, axis=-1)) / jnp.where(length > 0, length, 1.0))
+
+
+def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
+    """v_i ← v_i + a P̂_i + b N̂_i: one more step along each item's own gradients, with their sizes `equalized`.
+
+    P̂_i points to the users who like i, N̂_i away from those who were shown it in vain (both are −∂ℓ/∂v). In training
+    popular items have by far the larger steps (claim ii of the paper); in this step all items have alike.
+    """
+    if _is_zero(pull) and _is_zero(push):
+        return identity()
+
+    def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+        item, width = tables.item, tables.item.shape[1]
+        for strength, role in ((pull, ledger.items.pull), (push, ledger.items.push)):
+            if not _is_zero(strength):
+                item = item + strength * _fit(equalized(role, tables.item), width)
+        return tables._replace(item=item)
+
+    return apply
 
 
 def log_relative(g: Array) -> Array:
