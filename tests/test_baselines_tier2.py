@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import random_interactions
+from scipy.special import lambertw
 
 from jaxrec import ledger as ledgers
 from jaxrec import objectives, rank
-from jaxrec.baselines import ccl, pc, tde, zerosum
+from jaxrec.baselines import adap_tau, ccl, ddc, pc, tde, zerosum
 from jaxrec.ledger import GradientLedger
 from jaxrec.transforms import adjustment as adj
-from jaxrec.types import Tables
+from jaxrec.types import Batch, Tables
 
 USERS, ITEMS, D, B, K = 7, 9, 4, 6, 5
 
@@ -171,3 +173,101 @@ def test_the_running_mean_of_settled_rows_tends_to_the_direction() -> None:
 def test_adjusted_tables_rank(adjust: adj.Adjustment) -> None:
     lists = rank.top_k(adjust(some_tables(), empty_ledger()), np.arange(USERS), [], k=3)
     assert lists.items.shape == (USERS, 3)
+
+
+# adap_tau
+
+
+def test_lambert_w_is_scipys() -> None:
+    near = -np.exp(-1) + np.geomspace(1e-6, 0.3, 30)
+    x = np.concatenate([near, np.linspace(-0.05, 0.05, 11), np.geomspace(0.1, 1e4)])
+    np.testing.assert_allclose(adap_tau.lambert_w(jnp.asarray(x, jnp.float32)), lambertw(x).real, rtol=2e-3, atol=1e-6)
+    away = x[30:]
+    found = adap_tau.lambert_w(jnp.asarray(away, jnp.float32))
+    np.testing.assert_allclose(found, lambertw(away).real, rtol=1e-5, atol=1e-7)
+    assert adap_tau.lambert_w(jnp.array(-5.0)) == pytest.approx(-1, abs=1e-3)
+
+
+def test_adap_tau_follows_a_slow_reading() -> None:
+    rng, state = np.random.default_rng(0), adap_tau.init(USERS, num_negatives=K, temperature=0.2)
+    running: dict[int, float] = {}
+    positive, negative = 0.2 * np.log(K), 0.0
+    for _ in range(4):
+        users, losses = rng.integers(0, USERS - 1, B), rng.uniform(0, 3, B)
+        near, far = rng.uniform(0.5, 0.9), rng.uniform(-0.1, 0.1)
+        seen = [jnp.asarray(x, jnp.float32) for x in (losses, near, far)]
+        state = adap_tau.observe(state, jnp.asarray(users), *seen, momentum=0.7)
+        for u in set(users.tolist()):
+            mean = losses[users == u].mean()
+            running[u] = 0.7 * running[u] + 0.3 * mean if u in running else mean
+        positive, negative = 0.7 * positive + 0.3 * near, 0.7 * negative + 0.3 * far
+    w0 = np.log(K) / (positive - negative)
+    np.testing.assert_allclose(adap_tau.global_scale(state, num_negatives=K), w0, rtol=1e-5)
+    average = np.mean(list(running.values()))
+    wanted = np.full(USERS, w0)
+    for u, value in running.items():
+        x = (value - average) / 0.8
+        wanted[u] = w0 * np.exp(-lambertw(x).real if x > -np.exp(-1) else 1.0)
+    found = adap_tau.user_scales(state, jnp.float32(w0), beta=0.8)
+    np.testing.assert_allclose(found, wanted, rtol=3e-3)
+    assert found[USERS - 1] == pytest.approx(w0, rel=1e-6)  # never seen
+
+
+def test_adap_tau_starts_at_its_temperature_and_a_wide_beta_keeps_one_for_all() -> None:
+    state = adap_tau.init(USERS, num_negatives=K, temperature=0.2)
+    w0 = adap_tau.global_scale(state, num_negatives=K)
+    np.testing.assert_allclose(w0, 5.0, rtol=1e-6)
+    seen = state._replace(loss=jnp.arange(USERS, dtype=jnp.float32), seen=jnp.ones(USERS, bool))
+    np.testing.assert_allclose(adap_tau.user_scales(seen, w0, beta=np.inf), np.full(USERS, 5.0), rtol=1e-6)
+    scales = adap_tau.user_scales(seen, w0)
+    assert np.all(np.diff(scales) <= 0)  # the larger the loss, the larger the temperature
+    assert scales[0] > 5 > scales[-1]
+
+
+# ddc
+
+
+def test_the_directions_of_ddc_are_their_formulas() -> None:
+    train = random_interactions(users=USERS, items=ITEMS)
+    tables = some_tables()
+    item, counts = np.asarray(tables.item, np.float64), train.item_counts
+    top = np.argsort(-counts, kind="stable")[:2]
+    rest = [i for i in range(ITEMS) if i not in top]
+    d = item[top].mean(0) - item[rest].mean(0)
+    d /= np.linalg.norm(d)
+    along = ddc.directions(tables, train, head=0.2)
+    np.testing.assert_allclose(along.popularity, d, rtol=1e-4, atol=1e-5)
+    for u in range(USERS):
+        own = item[train.items[train.users == u]].mean(0)
+        own -= (own @ d) * d
+        np.testing.assert_allclose(along.preference[u], own / np.linalg.norm(own), rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_of_ddc_is_its_formula_and_each_scalar_has_its_role() -> None:
+    train, tables, rng = random_interactions(users=USERS, items=ITEMS), some_tables(), np.random.default_rng(0)
+    along = ddc.directions(tables, train)
+    a, b = rng.normal(size=USERS), rng.normal(size=USERS)
+    users, positives, negatives = rng.integers(0, USERS, B), rng.integers(0, ITEMS, B), rng.integers(0, ITEMS, (B, K))
+    batch = Batch(*(jnp.asarray(x, jnp.int32) for x in (users, positives, negatives)))
+    scalars = ddc.Scalars(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+    found = ddc.loss(scalars, tables, along, batch)
+    user, item = (np.asarray(x, np.float64) for x in tables[:2])
+    for n, (u, i) in enumerate(zip(users, positives, strict=True)):
+        pull = (user[u] + b[u] * np.asarray(along.preference[u])) @ item[i]
+        push = [(user[u] + a[u] * np.asarray(along.popularity)) @ item[j] for j in negatives[n]]
+        np.testing.assert_allclose(found[n], np.mean([np.log1p(np.exp(s - pull)) for s in push]), rtol=1e-3, atol=1e-5)
+
+
+def test_ddc_lowers_its_loss_leaves_the_base_alone_and_is_plain_at_strength_zero() -> None:
+    train = random_interactions(users=USERS, items=ITEMS)
+    tables = some_tables()
+    along = ddc.directions(tables, train)
+    scalars = ddc.fit(tables, train, key=jax.random.key(0), along=along, epochs=3, batch_size=8, learning_rate=0.05)
+    every = Batch(jnp.asarray(train.users), jnp.asarray(train.items), jnp.arange(ITEMS, dtype=jnp.int32))
+    nothing = ddc.Scalars(jnp.zeros(USERS), jnp.zeros(USERS))
+    assert jnp.mean(ddc.loss(scalars, tables, along, every)) < jnp.mean(ddc.loss(nothing, tables, along, every))
+    arm = ddc.arm(scalars, along)
+    np.testing.assert_array_equal(arm.adjust(jnp.zeros(2))(tables, empty_ledger()).user, tables.user)
+    user = np.asarray(tables.user) + np.outer(scalars.popularity, along.popularity)
+    user += np.asarray(scalars.preference)[:, None] * np.asarray(along.preference)
+    np.testing.assert_allclose(ddc.adjustment(scalars, along)(tables, empty_ledger()).user, user, rtol=1e-5, atol=1e-6)
