@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +14,11 @@ from conftest import random_interactions
 from scipy.special import lambertw
 
 from jaxrec import ledger as ledgers
-from jaxrec import objectives, rank
-from jaxrec.baselines import adap_tau, ccl, ddc, pc, tde, zerosum
+from jaxrec import models, objectives, presets, rank, select, train
+from jaxrec.baselines import adap_tau, ccl, ddc, eql, ipl, parts, pc, ssm, tde, zerosum
+from jaxrec.data import Interactions
 from jaxrec.ledger import GradientLedger
+from jaxrec.presets import Settings
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Batch, Tables
 
@@ -271,3 +277,175 @@ def test_ddc_lowers_its_loss_leaves_the_base_alone_and_is_plain_at_strength_zero
     user = np.asarray(tables.user) + np.outer(scalars.popularity, along.popularity)
     user += np.asarray(scalars.preference)[:, None] * np.asarray(along.preference)
     np.testing.assert_allclose(ddc.adjustment(scalars, along)(tables, empty_ledger()).user, user, rtol=1e-5, atol=1e-6)
+
+
+# ipl
+
+
+def test_ipl_is_its_formula() -> None:
+    positive, negative, where = scores_of_a_batch()
+    ids = np.array([0, 2, 8, 4, 1])
+    batch = Batch(*(jnp.asarray(x, jnp.int32) for x in (np.zeros(B), np.zeros(B), ids)), jnp.asarray(where))
+    loss = ipl.objective(COUNTS, USERS, weight=0.3, gamma=1.5)(batch)
+    args = [jnp.asarray(x, jnp.float32) for x in (positive, negative)]
+    rates = [
+        USERS / B * sum(sigmoid(negative[b, k]) for b in range(B)) / max(COUNTS[i], 1) ** 0.5
+        for k, i in enumerate(ids)
+    ]
+    wanted = objectives.bpr()(*args, where=batch.where) + 0.3 * np.std(rates)
+    np.testing.assert_allclose(loss(*args, where=batch.where), wanted, rtol=1e-5)
+
+
+def test_ipl_has_no_slope_where_all_rates_are_the_same() -> None:
+    slope = jax.grad(lambda x: ipl.penalty(x, jnp.ones(K), USERS, gamma=1.0))(jnp.zeros((B, K)))
+    np.testing.assert_array_equal(slope, np.zeros((B, K)))
+
+
+# assemblies
+
+Build = Callable[..., parts.Assembly]
+TRAINED: dict[str, tuple[Build, Settings]] = {
+    "ssm": (ssm.build, ssm.SETTINGS),
+    "logq": (ssm.build, ssm.LOGQ),
+    "ccl": (ccl.build, ccl.SETTINGS),
+    "zerosum": (zerosum.build, zerosum.SETTINGS),
+    "adap_tau": (adap_tau.build, adap_tau.SETTINGS),
+    "eql": (eql.build, eql.SETTINGS),
+    "ipl": (ipl.build, ipl.SETTINGS),
+}
+
+
+def small(settings: Settings, backbone: Literal["mf", "lightgcn"] = "mf") -> Settings:
+    negatives = min(settings.negatives, 8)
+    changed = dataclasses.replace(settings, width=8, batch_size=64, negatives=negatives, layers=1, learning_rate=0.02)
+    return parts.on_backbone(changed, backbone)
+
+
+def fitted(parts: parts.Assembly, *, epochs: int = 2) -> tuple[models.Model, train.Fit]:
+    model, sampler, step = parts
+    return model, train.fit(step, sampler, epochs=epochs, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_each_trains_keeps_its_state_and_ranks(name: str, backbone: Literal["mf", "lightgcn"]) -> None:
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    model, found = fitted(build(small(settings, backbone), data))
+    assert np.isfinite([row["loss"] for row in found.history]).all()
+    ledger = found.state.ledger
+    assert ledger is not None
+    assert float(ledger.items.pull.events.sum()) > 0
+    tables = models.embed(model, found.state.params)
+    lists = rank.top_k(tables, np.arange(data.num_users), [data], k=3)
+    assert np.isfinite(np.asarray(tables.user)).all()
+    assert lists.items.shape == (data.num_users, 3)
+
+
+def one_step(assembly: parts.Assembly) -> Any:
+    _, sampler, step = assembly
+    state = step.init(jax.random.key(3))
+    return step.update(state, sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0)))
+
+
+def plain(settings: Settings, data: Interactions, objective: objectives.Objective | None = None) -> parts.Assembly:
+    return presets.build(small(settings), data, objective=objective)
+
+
+@pytest.mark.parametrize("name", ["ipl", "eql", "zerosum", "adap_tau"])
+def test_at_its_limit_each_makes_the_step_of_the_plain_model(name: str) -> None:
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    settings = dataclasses.replace(settings, optimizer="sgd")
+    if name == "ipl":
+        found, wanted = build(small(settings), data, weight=0.0), plain(settings, data, objectives.bpr())
+    elif name == "eql":
+        found, wanted = build(small(settings), data, gain=0.0, middle=-np.inf), plain(settings, data)
+    elif name == "zerosum":
+        found = build(small(settings), data, weight=1.0)
+        wanted = plain(settings, data, lambda p, n, **o: objectives.bpr()(p, n, **o) / 2)
+    else:
+        found = build(small(settings), data, temperature=0.1, beta=np.inf)
+        wanted = plain(settings, data, lambda p, n, **o: objectives.softmax()(p / 0.1, n / 0.1, **o))
+    (after, info), (plainly, told) = one_step(found), one_step(wanted)
+    np.testing.assert_allclose(info.loss, told.loss, rtol=1e-5)
+    for side in ("user", "item"):
+        np.testing.assert_allclose(after.params[side], plainly.params[side], rtol=1e-4, atol=1e-6)
+
+
+def test_ssm_has_the_loss_of_its_formula() -> None:
+    data = random_interactions()
+    model, sampler, step = ssm.build(small(ssm.SETTINGS), data)
+    state = step.init(jax.random.key(3))
+    batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
+    user, item = (np.asarray(x, np.float64) for x in model.tables(state.params))
+    user /= np.linalg.norm(user, axis=1, keepdims=True)
+    item /= np.linalg.norm(item, axis=1, keepdims=True)
+    losses = []
+    for b, (u, i) in enumerate(zip(batch.users, batch.positives, strict=True)):
+        others = [np.exp(user[u] @ item[j] / 0.1) for k, j in enumerate(batch.negatives) if batch.where[b, k]]
+        own = np.exp(user[u] @ item[i] / 0.1)
+        losses.append(-np.log(own / (own + sum(others))))
+    np.testing.assert_allclose(step.update(state, batch)[1].loss, np.mean(losses), rtol=1e-4)
+
+
+def test_eql_weighs_the_second_batch_by_the_ratios_of_the_first() -> None:
+    data = random_interactions()
+    model, sampler, step = eql.build(dataclasses.replace(small(eql.SETTINGS), optimizer="sgd", l2=0.0), data)
+    batches = [sampler.draw(sampler.data, jax.random.key(4), jnp.int32(i)) for i in range(2)]
+    state, _ = step.update(step.init(jax.random.key(3)), batches[0])
+    after, _ = step.update(state, batches[1])
+    r = (np.asarray(state.transform.pull) + 1e-12) / (np.asarray(state.transform.push) + 1e-12)
+    f = sigmoid(12 * (r - 0.8))
+    user, item = (np.asarray(x, np.float64) for x in model.tables(state.params))
+    moved = np.zeros_like(item)
+    for b, (u, i) in enumerate(zip(batches[1].users, batches[1].positives, strict=True)):
+        moved[i] += (1 + 4 * (1 - f[i])) * sigmoid(-user[u] @ item[i]) * user[u]
+        for j in batches[1].negatives[b]:
+            moved[j] -= f[j] * sigmoid(user[u] @ item[j]) * user[u]
+    np.testing.assert_allclose(np.asarray(after.params["item"]) - item, 0.02 * moved, rtol=1e-3, atol=1e-6)
+
+
+def test_adap_tau_observes_losses_at_its_global_scale() -> None:
+    data = random_interactions()
+    model, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data, temperature=0.2)
+    state = step.init(jax.random.key(3))
+    batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
+    _, own = step.update(state, batch)[0].transform
+    tables = models.embed(model, state.params)
+    cosines = np.asarray(tables.user) @ np.asarray(tables.item).T
+    u = int(batch.users[0])
+    losses = []
+    for b in np.flatnonzero(np.asarray(batch.users) == u):
+        others = [np.exp(cosines[u, j] / 0.2) for k, j in enumerate(batch.negatives) if batch.where[b, k]]
+        own_weight = np.exp(cosines[u, int(batch.positives[b])] / 0.2)
+        losses.append(-np.log(own_weight / (own_weight + sum(others))))
+    np.testing.assert_allclose(own.loss[u], np.mean(losses), rtol=1e-4)
+    assert bool(own.seen[u])
+    assert not bool(own.seen[np.setdiff1d(np.arange(data.num_users), batch.users)].any())
+
+
+def test_settings_that_do_not_suit_are_refused() -> None:
+    data = random_interactions()
+    for module in (ccl, adap_tau):
+        with pytest.raises(ValueError, match=r"wants scores that are cosines, got .*temperature=0.5"):
+            module.build(dataclasses.replace(module.SETTINGS, temperature=0.5), data)
+    with pytest.raises(ValueError, match="ipl wants uniform negatives that a batch shares, got shared=False"):
+        ipl.build(dataclasses.replace(ipl.SETTINGS, shared=False), data)
+    with pytest.raises(ValueError, match="ssm is a softmax, got objective='bpr'"):
+        ssm.build(dataclasses.replace(ssm.SETTINGS, objective="bpr"), data)
+
+
+def test_arms_are_tuned_like_the_librarys_own() -> None:
+    data = random_interactions()
+    model, found = fitted(zerosum.build(small(zerosum.SETTINGS), data))
+    tables, ledger = models.embed(model, found.state.params), found.state.ledger
+    assert ledger is not None
+    problem = select.prepare(tables, ledger, data, {"natural": random_interactions(5)}, k=3)
+    along = ddc.directions(tables, data)
+    scalars = ddc.fit(tables, data, key=jax.random.key(1), along=along, epochs=1)
+    for arm in (pc.arm(data.item_counts), tde.arm(tables, ledger), ddc.arm(scalars, along)):
+        points = select.frontier(problem, arm, budget=6, rounds=1)
+        assert len(points) == 6
+        first = select.measure(problem, adj.identity())["natural"]
+        assert points[0].metrics["natural"] == pytest.approx(first, abs=1e-6)

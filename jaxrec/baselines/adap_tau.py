@@ -10,12 +10,22 @@ source's rule is this library's. The state is explicit and no gradient passes th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.types import Array
+from jaxrec import objectives, presets
+from jaxrec.baselines.parts import Assembly, want_cosines
+from jaxrec.data.interactions import Interactions
+from jaxrec.models.base import Model, candidate_scores, pair_scores
+from jaxrec.objectives import Objective, row_mean
+from jaxrec.presets import Settings
+from jaxrec.step import Info, Step, TrainState, make_step
+from jaxrec.types import Array, Batch
+
+SETTINGS = Settings(normalize_items=True, negatives=1024, shared=True, optimizer="adam", learning_rate=1e-3)
+"""Cosines and uniform negatives; the temperature is the method's own."""
 
 BRANCH = -float(np.exp(-1.0))  # W is real from here on
 
@@ -93,3 +103,75 @@ def observe(
         momentum * state.positive + (1.0 - momentum) * positive,
         momentum * state.negative + (1.0 - momentum) * negative,
     )
+
+
+def scaled(objective: Objective, scale: Array) -> Objective:
+    """The objective of scores times a factor for each row, [B]."""
+
+    def loss(positive: Array, negative: Array, *, where: Array | None = None, log_q: Array | None = None) -> Array:
+        return objective(positive * scale, negative * scale[:, None], where=where, log_q=log_q)
+
+    return loss
+
+
+def make_adaptive_step(
+    model: Model,
+    objective: Objective,
+    optimizer: Any,
+    *,
+    num_negatives: int,
+    temperature: float = 0.1,
+    beta: float = 1.0,
+    momentum: float = 0.9,
+    **options: Any,
+) -> Step:
+    """`make_step` whose rows are scored with their users' w_u, for a model that scores by cosines.
+
+    `TrainState.transform` holds (the transform's own state, `State`). What is observed are the rows as they were scored
+    in the step, gathered a second time; so a model that propagates does it once more, forwards, where the compiler
+    doesn't merge the two.
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(f"adap_tau wants a momentum in [0, 1), got {momentum}; 0.9 is usual")
+    plain = make_step(model, objective, optimizer, **options)
+
+    def start(key: Array) -> TrainState:
+        state = plain.init(key)
+        own = init(model.num_users, num_negatives=num_negatives, temperature=temperature)
+        return state._replace(transform=(state.transform, own))
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        inner, own = state.transform
+        w0 = global_scale(own, num_negatives=num_negatives)
+        scale = user_scales(own, w0, beta=beta)[batch.users]
+        step = make_step(model, scaled(objective, scale), optimizer, **options)
+        after, info = step.update(state._replace(transform=inner), batch)
+
+        user, item = model.tables(state.params)
+        by_user = model.user_head(user[batch.users])
+        positive = pair_scores(by_user, model.item_head(item[batch.positives]))
+        negative = candidate_scores(by_user, model.item_head(item[batch.negatives]))
+        losses = objective(w0 * positive, w0 * negative, where=batch.where, log_q=batch.log_q)
+        means = jnp.mean(positive), jnp.mean(row_mean(negative, batch.where))
+        own = observe(own, batch.users, losses, *means, momentum=momentum)
+        return after._replace(transform=(after.transform, own)), info
+
+    return Step(start, update)
+
+
+def build(
+    settings: Settings, train: Interactions, *, temperature: float = 0.1, beta: float = 1.0, momentum: float = 0.9
+) -> Assembly:
+    """Model, sampler and step of Adap-τ, which starts at `temperature`; `settings` name cosines, like `SETTINGS`.
+
+    Users' temperatures change no ranking, so the model ranks by cosines. β = ∞ keeps one temperature for all.
+    """
+    want_cosines("adap_tau", settings)
+    number = min(settings.batch_size, len(train)) if settings.in_batch else settings.negatives
+
+    def make(model: Model, objective: Objective, optimizer: Any, **options: Any) -> Step:
+        own = {"temperature": temperature, "beta": beta, "momentum": momentum}
+        return make_adaptive_step(model, objective, optimizer, num_negatives=number, **own, **options)
+
+    objective = objectives.softmax(logq=settings.logq)
+    return presets.build(settings, train, objective=objective, make=make)

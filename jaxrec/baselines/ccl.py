@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import jax
 
+from jaxrec import presets
+from jaxrec.baselines.parts import Assembly, want_cosines
+from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective, row_mean
+from jaxrec.presets import Settings
 from jaxrec.types import Array
+
+SETTINGS = Settings(normalize_items=True, negatives=800, shared=True, optimizer="adam", learning_rate=1e-4)
+"""The source's for Gowalla and Yelp; that a batch shares its negatives is this library's, for speed."""
 
 
 def objective(*, margin: float = 0.9, weight: float = 150.0) -> Objective:
@@ -26,3 +33,12 @@ def objective(*, margin: float = 0.9, weight: float = 150.0) -> Objective:
         return 1.0 - positive + weight * row_mean(jax.nn.relu(negative - margin), where)
 
     return loss
+
+
+def build(settings: Settings, train: Interactions, *, margin: float = 0.9, weight: float = 150.0) -> Assembly:
+    """Model, sampler and step of CCL; `settings` name cosines, like `SETTINGS`.
+
+    SimpleX also mixes the mean of the items that a user has into the user; this is its loss alone (MF + CCL).
+    """
+    want_cosines("ccl", settings)
+    return presets.build(settings, train, objective=objective(margin=margin, weight=weight))

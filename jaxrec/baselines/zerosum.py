@@ -6,8 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec import presets
+from jaxrec.baselines.parts import Assembly
+from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective, row_mean
+from jaxrec.presets import Settings
 from jaxrec.types import Array
+
+SETTINGS = Settings(objective="bpr", normalize_users=False, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5)
+"""BPR with one uniform negative."""
 
 
 def objective(*, weight: float = 0.9) -> Objective:
@@ -24,3 +31,8 @@ def objective(*, weight: float = 0.9) -> Objective:
         return row_mean(weight / 2.0 * ranking + (1.0 - weight) / 2.0 * total, where)
 
     return loss
+
+
+def build(settings: Settings, train: Interactions, *, weight: float = 0.9) -> Assembly:
+    """Model, sampler and step of zerosum, with the source's w."""
+    return presets.build(settings, train, objective=objective(weight=weight))
