@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -15,7 +17,7 @@ from scipy.special import lambertw
 
 from jaxrec import ledger as ledgers
 from jaxrec import models, objectives, presets, rank, select, train
-from jaxrec.baselines import adap_tau, ccl, ddc, eql, ipl, parts, pc, ssm, tde, zerosum
+from jaxrec.baselines import adap_tau, bc_loss, branch, ccl, ddc, eql, ipl, parts, pc, popgo, resn, ssm, tde, zerosum
 from jaxrec.data import Interactions
 from jaxrec.ledger import GradientLedger
 from jaxrec.presets import Settings
@@ -214,7 +216,7 @@ def test_adap_tau_follows_a_slow_reading() -> None:
     for u, value in running.items():
         x = (value - average) / 0.8
         wanted[u] = w0 * np.exp(-lambertw(x).real if x > -np.exp(-1) else 1.0)
-    found = adap_tau.user_scales(state, jnp.float32(w0), beta=0.8)
+    found = adap_tau.user_scales(state, jnp.arange(USERS), jnp.float32(w0), beta=0.8)
     np.testing.assert_allclose(found, wanted, rtol=3e-3)
     assert found[USERS - 1] == pytest.approx(w0, rel=1e-6)  # never seen
 
@@ -224,8 +226,10 @@ def test_adap_tau_starts_at_its_temperature_and_a_wide_beta_keeps_one_for_all() 
     w0 = adap_tau.global_scale(state, num_negatives=K)
     np.testing.assert_allclose(w0, 5.0, rtol=1e-6)
     seen = state._replace(loss=jnp.arange(USERS, dtype=jnp.float32), seen=jnp.ones(USERS, bool))
-    np.testing.assert_allclose(adap_tau.user_scales(seen, w0, beta=np.inf), np.full(USERS, 5.0), rtol=1e-6)
-    scales = adap_tau.user_scales(seen, w0)
+    everybody = jnp.arange(USERS)
+    same = adap_tau.user_scales(seen, everybody, w0, beta=np.inf)
+    np.testing.assert_allclose(same, np.full(USERS, 5.0), rtol=1e-6)
+    scales = adap_tau.user_scales(seen, everybody, w0)
     assert np.all(np.diff(scales) <= 0)  # the larger the loss, the larger the temperature
     assert scales[0] > 5 > scales[-1]
 
@@ -301,6 +305,82 @@ def test_ipl_has_no_slope_where_all_rates_are_the_same() -> None:
     np.testing.assert_array_equal(slope, np.zeros((B, K)))
 
 
+# bc_loss, popgo, resn
+
+
+def batch_of_pairs(seed: int = 0) -> tuple[Batch, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    users, positives, negatives = rng.integers(0, USERS, B), rng.integers(0, ITEMS, B), rng.integers(0, ITEMS, K)
+    where = rng.random((B, K)) < 0.7
+    ids = (jnp.asarray(x, jnp.int32) for x in (users, positives, negatives))
+    return Batch(*ids, jnp.asarray(where)), users, positives, negatives
+
+
+def slow_softmax(own: float, others: list[float]) -> float:
+    return float(-np.log(np.exp(own) / (np.exp(own) + sum(np.exp(others)))))
+
+
+def test_bc_loss_is_its_formula() -> None:
+    positive, negative, _ = scores_of_a_batch()
+    positive[:2] = [-0.99, 0.999]
+    batch, users, positives, _ = batch_of_pairs()
+    pop, where = some_tables(1), np.asarray(batch.where)
+    args = [jnp.asarray(x, jnp.float32) for x in (positive, negative)]
+    found = bc_loss.objective(pop, temperature=0.2, mix=0.3)(batch)(*args, where=batch.where)
+    expected = all_scores(pop)
+    for b in range(B):
+        margin = 1 - sigmoid(expected[users[b], positives[b]])
+        wide = np.cos(min(np.arccos(positive[b]) + margin, np.pi))
+        others = [s / 0.2 for s in negative[b][where[b]]]
+        wanted = 0.3 * slow_softmax(wide / 0.2, others) + 0.7 * slow_softmax(positive[b] / 0.2, others)
+        np.testing.assert_allclose(found[b], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_margin_has_a_finite_slope_everywhere() -> None:
+    cosines = jnp.array([-1.0, -0.999, 0.0, 0.5, 1.0])
+    slope = jax.vmap(jax.grad(bc_loss.widen), (0, None))(cosines, 0.5)
+    assert np.isfinite(slope).all()
+    np.testing.assert_array_equal(slope[:2], [0.0, 0.0])
+    np.testing.assert_allclose(bc_loss.widen(cosines, jnp.float32(0.0))[1:4], cosines[1:4], rtol=1e-6)
+
+
+def test_popgo_is_its_formula() -> None:
+    positive, negative, _ = scores_of_a_batch()
+    batch, users, positives, negatives = batch_of_pairs()
+    pop, where = some_tables(1), np.asarray(batch.where)
+    args = [jnp.asarray(x, jnp.float32) for x in (positive, negative)]
+    found = popgo.objective(pop, temperature=0.2)(batch)(*args, where=batch.where)
+    share = sigmoid(all_scores(pop))
+    for b, u in enumerate(users):
+        others = [negative[b, k] * share[u, j] / 0.2 for k, j in enumerate(negatives) if where[b, k]]
+        own = positive[b] * share[u, positives[b]] / 0.2
+        np.testing.assert_allclose(found[b], slow_softmax(own, others), rtol=1e-4)
+    blank = popgo.objective(Tables(0 * pop.user, 0 * pop.item), temperature=0.2)(batch)(*args)
+    np.testing.assert_allclose(blank, objectives.softmax()(args[0] / 0.4, args[1] / 0.4), rtol=1e-5)
+
+
+def test_the_branch_knows_counts_only() -> None:
+    data = random_interactions()
+    tables = branch.train_branch(small(bc_loss.SETTINGS), data, key=jax.random.key(0), epochs=2)
+    np.testing.assert_allclose(np.linalg.norm(tables.item, axis=1), np.ones(data.num_items), rtol=1e-5)
+    for rows, counts in ((tables.user, data.user_counts), (tables.item, data.item_counts)):
+        for value in np.unique(counts):
+            same = np.asarray(rows)[counts == value]
+            np.testing.assert_array_equal(same, np.broadcast_to(same[0], same.shape))
+
+
+def test_resn_is_its_formula_and_over_all_items_the_squared_norm() -> None:
+    _, negative, _ = scores_of_a_batch()
+    q = np.array([sum(negative[b, k] for b in range(B)) for k in range(K)])
+    q /= np.linalg.norm(q)
+    wanted = [ITEMS / K * sum(negative[b, k] * q[k] for k in range(K)) ** 2 for b in range(B)]
+    np.testing.assert_allclose(resn.spectral_rows(jnp.asarray(negative, jnp.float32), ITEMS), wanted, rtol=1e-4)
+    whole = jnp.sum(resn.spectral_rows(jnp.asarray(negative, jnp.float32), K))
+    np.testing.assert_allclose(whole, np.linalg.norm(negative @ q) ** 2, rtol=1e-4)
+    blank = jax.grad(lambda y: jnp.sum(resn.spectral_rows(y, ITEMS)))(jnp.zeros((B, K)))
+    np.testing.assert_array_equal(blank, np.zeros((B, K)))
+
+
 # assemblies
 
 Build = Callable[..., parts.Assembly]
@@ -312,6 +392,9 @@ TRAINED: dict[str, tuple[Build, Settings]] = {
     "adap_tau": (adap_tau.build, adap_tau.SETTINGS),
     "eql": (eql.build, eql.SETTINGS),
     "ipl": (ipl.build, ipl.SETTINGS),
+    "bc_loss": (functools.partial(bc_loss.build, key=jax.random.key(9), branch_epochs=1), bc_loss.SETTINGS),
+    "popgo": (functools.partial(popgo.build, key=jax.random.key(9), branch_epochs=1), popgo.SETTINGS),
+    "resn": (resn.build, resn.SETTINGS),
 }
 
 
@@ -352,12 +435,12 @@ def plain(settings: Settings, data: Interactions, objective: objectives.Objectiv
     return presets.build(small(settings), data, objective=objective)
 
 
-@pytest.mark.parametrize("name", ["ipl", "eql", "zerosum", "adap_tau"])
+@pytest.mark.parametrize("name", ["ipl", "resn", "eql", "zerosum", "adap_tau", "bc_loss"])
 def test_at_its_limit_each_makes_the_step_of_the_plain_model(name: str) -> None:
     data = random_interactions()
     build, settings = TRAINED[name]
     settings = dataclasses.replace(settings, optimizer="sgd")
-    if name == "ipl":
+    if name in ("ipl", "resn"):
         found, wanted = build(small(settings), data, weight=0.0), plain(settings, data, objectives.bpr())
     elif name == "eql":
         found, wanted = build(small(settings), data, gain=0.0, middle=-np.inf), plain(settings, data)
@@ -365,7 +448,8 @@ def test_at_its_limit_each_makes_the_step_of_the_plain_model(name: str) -> None:
         found = build(small(settings), data, weight=1.0)
         wanted = plain(settings, data, lambda p, n, **o: objectives.bpr()(p, n, **o) / 2)
     else:
-        found = build(small(settings), data, temperature=0.1, beta=np.inf)
+        limit = {"beta": np.inf} if name == "adap_tau" else {"mix": 0.0}
+        found = build(small(settings), data, temperature=0.1, **limit)
         wanted = plain(settings, data, lambda p, n, **o: objectives.softmax()(p / 0.1, n / 0.1, **o))
     (after, info), (plainly, told) = one_step(found), one_step(wanted)
     np.testing.assert_allclose(info.loss, told.loss, rtol=1e-5)
@@ -425,6 +509,29 @@ def test_adap_tau_observes_losses_at_its_global_scale() -> None:
     assert not bool(own.seen[np.setdiff1d(np.arange(data.num_users), batch.users)].any())
 
 
+def test_an_interrupted_adap_tau_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    data = random_interactions()
+    _, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data)
+    key = jax.random.key(0)
+    whole = train.fit(step, sampler, epochs=2, key=key).state
+    train.fit(step, sampler, epochs=1, key=key, checkpoint=tmp_path)
+    resumed = train.fit(step, sampler, epochs=2, key=key, checkpoint=tmp_path, resume=True).state
+    for a, b in zip(jax.tree.leaves(whole.transform), jax.tree.leaves(resumed.transform), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(whole.params["user"], resumed.params["user"])
+
+
+@pytest.mark.parametrize("name", ["bc_loss", "popgo"])
+def test_the_correction_for_sampling_is_read_where_it_is_asked_for(name: str) -> None:
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    losses = [
+        float(one_step(build(small(dataclasses.replace(settings, popularity=1.0, logq=logq)), data))[1].loss)
+        for logq in (False, True)
+    ]
+    assert losses[0] != losses[1]
+
+
 def test_settings_that_do_not_suit_are_refused() -> None:
     data = random_interactions()
     for module in (ccl, adap_tau):
@@ -432,6 +539,8 @@ def test_settings_that_do_not_suit_are_refused() -> None:
             module.build(dataclasses.replace(module.SETTINGS, temperature=0.5), data)
     with pytest.raises(ValueError, match="ipl wants uniform negatives that a batch shares, got shared=False"):
         ipl.build(dataclasses.replace(ipl.SETTINGS, shared=False), data)
+    with pytest.raises(ValueError, match="ccl draws negatives as they come, got logq=True"):
+        ccl.build(dataclasses.replace(ccl.SETTINGS, logq=True), data)
     with pytest.raises(ValueError, match="ssm is a softmax, got objective='bpr'"):
         ssm.build(dataclasses.replace(ssm.SETTINGS, objective="bpr"), data)
 

@@ -75,16 +75,16 @@ def global_scale(state: State, *, num_negatives: int, low: float = 0.02, high: f
     return 1.0 / jnp.clip((state.positive - state.negative) / np.log(num_negatives), low, high)
 
 
-def user_scales(state: State, w0: Array, *, beta: float = 1.0) -> Array:
-    """w_u = w0 · exp(−W(max((L_u − mean L)/β, −1/e))), [U]; a user not yet seen has w0, and so has everybody at β = ∞.
+def user_scales(state: State, users: Array, w0: Array, *, beta: float = 1.0) -> Array:
+    """w_u = w0 · exp(−W(max((L_u − mean L)/β, −1/e))) of users [B]; at most e·w0.
 
-    So w_u is at most e·w0.
+    A user not yet seen has w0, and so has everybody at β = ∞. The mean is over the users that were seen.
     """
     if not beta > 0:
         raise ValueError(f"adap_tau wants beta > 0, got {beta}; inf gives everybody the same temperature")
     known = state.seen.astype(jnp.float32)
     mean = jnp.sum(state.loss * known) / jnp.maximum(jnp.sum(known), 1.0)
-    return w0 * jnp.exp(-lambert_w(jnp.where(state.seen, (state.loss - mean) / beta, 0.0)))
+    return w0 * jnp.exp(-lambert_w(jnp.where(state.seen[users], (state.loss[users] - mean) / beta, 0.0)))
 
 
 def observe(
@@ -143,7 +143,7 @@ def make_adaptive_step(
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
         inner, own = state.transform
         w0 = global_scale(own, num_negatives=num_negatives)
-        scale = user_scales(own, w0, beta=beta)[batch.users]
+        scale = user_scales(own, batch.users, w0, beta=beta)
         step = make_step(model, scaled(objective, scale), optimizer, **options)
         after, info = step.update(state._replace(transform=inner), batch)
 

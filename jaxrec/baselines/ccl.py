@@ -41,4 +41,6 @@ def build(settings: Settings, train: Interactions, *, margin: float = 0.9, weigh
     SimpleX also mixes the mean of the items that a user has into the user; this is its loss alone (MF + CCL).
     """
     want_cosines("ccl", settings)
+    if settings.logq:
+        raise ValueError("ccl draws negatives as they come, got logq=True; leave it False")
     return presets.build(settings, train, objective=objective(margin=margin, weight=weight))

@@ -1,13 +1,13 @@
-"""DDC: directional decomposition and correction of a trained model (Liu et al. 2026, arXiv 2512.10688).
+"""DDC: directional decomposition and correction of a trained model (Liu et al. 2025, arXiv 2512.10688).
 
 Two scalars a user are trained on a base that stays: a along the direction of popularity, b along the user's own
-preference. The abstract and `two scalars` are the source's; how the two directions are measured is this library's
-reading of it.
+preference; positives move users along the second, negatives along the first. How the two directions are measured is
+this library's reading of it.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,22 +84,22 @@ def fit(
     optimizer = optax.adam(learning_rate)
     Carry = tuple[Scalars, optax.OptState]
 
-    def update(carry: Carry, batch: Batch) -> tuple[Carry, None]:
-        scalars, state = carry
-        gradient = jax.grad(lambda s: jnp.mean(loss(s, tables, along, batch)))(scalars)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole powers
-            change, state = optimizer.update(gradient, state)
-        return (optax.apply_updates(scalars, change), state), None
-
     @jax.jit
-    def epoch(carry: Carry, key: Array) -> Carry:
-        steps = jnp.arange(sampler.num_batches, dtype=jnp.int32)
-        return jax.lax.scan(lambda c, i: update(c, sampler.draw(sampler.data, key, i)), carry, steps)[0]
+    def epoch(carry: Carry, key: Array, data: Any, tables: Tables, along: Directions) -> Carry:
+        def update(carry: Carry, i: Array) -> tuple[Carry, None]:
+            scalars, state = carry
+            batch = sampler.draw(data, key, i)
+            gradient = jax.grad(lambda s: jnp.mean(loss(s, tables, along, batch)))(scalars)
+            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole powers
+                change, state = optimizer.update(gradient, state)
+            return (optax.apply_updates(scalars, change), state), None
+
+        return jax.lax.scan(update, carry, jnp.arange(sampler.num_batches, dtype=jnp.int32))[0]
 
     start = Scalars(jnp.zeros(train.num_users), jnp.zeros(train.num_users))
     carry = (start, optimizer.init(start))
     for number in range(epochs):
-        carry = epoch(carry, jax.random.fold_in(key, number))
+        carry = epoch(carry, jax.random.fold_in(key, number), sampler.data, tables, along)
     return carry[0]
 
 
