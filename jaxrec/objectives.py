@@ -23,7 +23,8 @@ class Objective(Protocol):
     ) -> Array: ...
 
 
-def _mean(x: Array, where: Array | None) -> Array:
+def row_mean(x: Array, where: Array | None) -> Array:
+    """The mean of each row [B, K] over the negatives that count; 0 for a row without any."""
     if where is None:
         return jnp.mean(x, axis=-1)
     weight = where.astype(x.dtype)
@@ -38,7 +39,7 @@ def bpr() -> Objective:
     """
 
     def loss(positive: Array, negative: Array, *, where: Array | None = None, log_q: Array | None = None) -> Array:
-        return _mean(jax.nn.softplus(negative - positive[:, None]), where)
+        return row_mean(jax.nn.softplus(negative - positive[:, None]), where)
 
     return loss
 
@@ -47,7 +48,7 @@ def bce() -> Objective:
     """ℓ = softplus(−s_ui) + mean_j softplus(s_uj), so that w⁺ = 1 − σ(s_ui)."""
 
     def loss(positive: Array, negative: Array, *, where: Array | None = None, log_q: Array | None = None) -> Array:
-        return jax.nn.softplus(-positive) + _mean(jax.nn.softplus(negative), where)
+        return jax.nn.softplus(-positive) + row_mean(jax.nn.softplus(negative), where)
 
     return loss
 

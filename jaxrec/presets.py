@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType
@@ -186,8 +186,20 @@ def read_settings(path: Path | str) -> tuple[dict[str, Any], str | None]:
     return inner, preset if preset in PRESETS else None
 
 
-def build(settings: Settings, train: Interactions, *, observe: bool = True) -> tuple[Model, Sampler, Step]:
-    """The parts that settings name, for these interactions. ValueError where options contradict each other."""
+def build(
+    settings: Settings,
+    train: Interactions,
+    *,
+    observe: bool = True,
+    objective: Any = None,
+    transform: optax.GradientTransformation | None = None,
+    make: Callable[..., Step] = make_step,
+) -> tuple[Model, Sampler, Step]:
+    """The parts that settings name, for these interactions. ValueError where options contradict each other.
+
+    objective: takes the place of the one that settings name; `transform` is one of score gradients.
+    make: joins the parts in place of `make_step`, and is called as it is.
+    """
     s = settings
     model = models.normalize(
         _backbone(s, train), users=s.normalize_users, items=s.normalize_items, temperature=s.temperature
@@ -204,14 +216,16 @@ def build(settings: Settings, train: Interactions, *, observe: bool = True) -> t
     )
     if s.logq and s.objective != "softmax":
         raise ValueError(f"logq corrects the softmax; objective {s.objective!r} does not read it")
-    objective = {"bpr": objectives.bpr, "bce": objectives.bce}.get(s.objective, lambda: objectives.softmax(logq=s.logq))
+    named = {"bpr": objectives.bpr, "bce": objectives.bce}.get(s.objective, lambda: objectives.softmax(logq=s.logq))
+    loss = named() if objective is None else objective
     observation = Observation(decay=s.decay) if observe else None
     rate: optim.Rate = s.learning_rate
     if s.schedule == "linear":
         rate = optax.linear_schedule(s.learning_rate, 0.0, s.epochs * sampler.num_batches)
     rows = model.tables_are_params
     optimizer = _row_optimizer(s, rate) if rows else _dense_optimizer(s, rate, sampler.batch_size)
-    return model, sampler, make_step(model, objective(), optimizer, observation=observation, l2=s.l2)
+    step = make(model, loss, optimizer, transform=transform, observation=observation, l2=s.l2)
+    return model, sampler, step
 
 
 def _backbone(s: Settings, train: Interactions) -> Model:

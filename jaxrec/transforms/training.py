@@ -73,13 +73,18 @@ def gradient_ratio_gate(
 
 
 def equalize(
-    num_items: int, *, gate: Callable[[Array], tuple[Array, Array]] | None = None, eps: float = 1e-12
+    num_items: int,
+    *,
+    gate: Callable[[Array], tuple[Array, Array]] | None = None,
+    weighted: bool = False,
+    eps: float = 1e-12,
 ) -> optax.GradientTransformationExtraArgs:
     """Balances pull and push of each item by its accumulated gradient ratio r_i = pull_i / push_i.
 
     An item pushed more than it is pulled (small r) has its positives weighted up and its negatives weighted down.
-    The ratio is read before the batch is added, and what is added are the gradients as they came. An item without
-    events has r = 1. Source: Equalization Loss v2 (Tan et al. 2021, arXiv 2012.08548), moved from classes to items.
+    The ratio is read before the batch is added, and what is added are the gradients as they came, or with `weighted`
+    as they leave: muted pushes then no longer count, so that r recovers. An item without events has r = 1. Source:
+    Equalization Loss v2 (Tan et al. 2021, arXiv 2012.08548), moved from classes to items.
     """
     gate = gradient_ratio_gate() if gate is None else gate
 
@@ -93,7 +98,7 @@ def equalize(
         up, down = (weight.astype(updates.positive.dtype) for weight in gate(r))
         push_weight = down[negatives] if negatives.ndim == 2 else down[negatives][None, :]
         scaled = updates._replace(positive=updates.positive * up[positives], negative=updates.negative * push_weight)
-        pulled, size = (jnp.abs(g).astype(state.pull.dtype) for g in updates)
+        pulled, size = (jnp.abs(g).astype(state.pull.dtype) for g in (scaled if weighted else updates))
         pushed = size if negatives.ndim == 2 else jnp.sum(size, axis=0)
         return scaled, EqualizeState(state.pull.at[positives].add(pulled), state.push.at[negatives].add(pushed))
 

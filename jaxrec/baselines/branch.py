@@ -1,0 +1,47 @@
+"""The popularity branch of BC loss and PopGo: a model that knows users and items by their counts only."""
+
+from __future__ import annotations
+
+import numpy as np
+import optax
+
+from jaxrec import models, objectives, presets
+from jaxrec.data.interactions import Interactions
+from jaxrec.models import Model
+from jaxrec.presets import Settings
+from jaxrec.step import make_step
+from jaxrec.train import fit
+from jaxrec.types import Array, Params, Tables
+
+
+def popularity_model(train: Interactions, width: int = 64, *, scale: float = 0.1) -> Model:
+    """MF over counts: users with the same number of interactions share a vector, and so do items.
+
+    >>> import jax
+    >>> model = popularity_model(Interactions([0, 1, 2, 2], [0, 0, 0, 1], 3, 2), 4)
+    >>> model.init(jax.random.key(0))["user"].shape  # users of one, and of two interactions
+    (2, 4)
+    """
+    user_values, user_of = np.unique(train.user_counts, return_inverse=True)
+    item_values, item_of = np.unique(train.item_counts, return_inverse=True)
+    flat = models.mf(len(user_values), len(item_values), width, scale=scale)
+
+    def tables(params: Params) -> tuple[Array, Array]:
+        return params["user"][user_of], params["item"][item_of]
+
+    return flat._replace(
+        num_users=train.num_users, num_items=train.num_items, tables=tables, penalized=None, tables_are_params=False
+    )
+
+
+def train_branch(
+    settings: Settings, train: Interactions, *, key: Array, epochs: int = 5, temperature: float = 0.1
+) -> Tables:
+    """Trains the branch by a softmax of cosines on the sampler that settings name, and freezes it: unit rows."""
+    flat = popularity_model(train, settings.width, scale=settings.init_scale)
+    model = models.normalize(flat, items=True, temperature=temperature)
+    _, sampler, _ = presets.build(settings, train, observe=False)
+    optimizer = optax.adam(settings.learning_rate, eps=1e-8 * sampler.batch_size)
+    step = make_step(model, objectives.softmax(logq=settings.logq), optimizer, observation=None)
+    found = fit(step, sampler, epochs=epochs, key=key)
+    return models.embed(models.normalize(flat, items=True), found.state.params)

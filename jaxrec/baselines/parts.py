@@ -1,0 +1,58 @@
+"""What several baselines share: losses that know the batch, and settings on another backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+from jaxrec.models import Model
+from jaxrec.objectives import Objective
+from jaxrec.presets import Settings
+from jaxrec.samplers import Sampler
+from jaxrec.step import Info, Step, TrainState, make_step
+from jaxrec.types import Batch
+
+Assembly = tuple[Model, Sampler, Step]
+
+
+def make_batch_step(model: Model, objective: Callable[[Batch], Objective], optimizer: Any, **options: Any) -> Step:
+    """`make_step` for an objective that depends on who is in the batch: `objective(batch) -> Objective`.
+
+    The inner step is put together while the outer one is traced, so that nothing of it runs in training.
+    """
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        return make_step(model, objective(batch), optimizer, **options).update(state, batch)
+
+    # What a step starts from does not depend on its loss.
+    return Step(make_step(model, _never, optimizer, **options).init, update)
+
+
+def _never(*scores: Any, **options: Any) -> Any:
+    raise AssertionError("a step that only starts has no loss")
+
+
+def on_backbone(settings: Settings, backbone: Literal["mf", "lightgcn"]) -> Settings:
+    """The same settings on another backbone; one that updates all rows takes Adagrad's dense form."""
+    optimizer = settings.optimizer
+    if backbone == "lightgcn" and optimizer == "row_adagrad":
+        optimizer = "adagrad"
+    return replace(settings, backbone=backbone, optimizer=optimizer)
+
+
+def want_cosines(name: str, settings: Settings) -> None:
+    """ValueError unless scores are plain cosines."""
+    s = settings
+    if not (s.normalize_users and s.normalize_items and s.temperature == 1.0) or s.biases:
+        got = f"normalize_users={s.normalize_users}, normalize_items={s.normalize_items}, "
+        got += f"temperature={s.temperature}, biases={s.biases}"
+        raise ValueError(f"{name} wants scores that are cosines, got {got}; normalise both sides and nothing else")
+
+
+def want_shared(name: str, settings: Settings) -> None:
+    """ValueError unless a batch shares negatives that are drawn uniformly."""
+    s = settings
+    if not s.shared or s.in_batch or s.popularity != 0.0 or s.negatives < 2:
+        got = f"shared={s.shared}, in_batch={s.in_batch}, popularity={s.popularity}, negatives={s.negatives}"
+        raise ValueError(f"{name} wants uniform negatives that a batch shares, got {got}; set shared and popularity=0")

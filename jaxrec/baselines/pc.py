@@ -1,0 +1,53 @@
+"""PC: popularity compensation at test time (Zhu et al. 2021, WSDM, DOI 10.1145/3437963.3441820)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.ledger import GradientLedger
+from jaxrec.select import Arm
+from jaxrec.transforms.adjustment import Adjustment, Strength, fold_bias, identity
+from jaxrec.types import Array, Tables
+
+
+def adjustment(strength: Strength, counts: Array | np.ndarray, *, beta: Strength = 0.5) -> Adjustment:
+    """s'_ui = s_ui + α C_ui ‖s_u‖/‖C_u‖ with C_ui = (β s_ui + 1 − β)/n_i; norms over all items, counts [I].
+
+    C is linear in s, so with κ_u = ‖s_u‖/‖C_u‖ the ranking still is an inner product, of [u, αβκ_u u] and
+    [v_i, v_i/n_i] with the item bias α(1 − β)/n_i of strength κ_u: tables of twice the width, and every score exact.
+    Both norms come from Σ_i v_i v_iᵀ and Σ_i v_i v_iᵀ/n_i², so that no U x I scores are made. An item that nobody has
+    counts as n_i = 1. Both strengths are tuned in the source.
+    """
+    if isinstance(strength, (int, float)) and strength == 0:
+        return identity()
+    share = 1.0 / np.maximum(np.asarray(counts, np.float32), 1.0)
+
+    def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+        user, item = fold_bias(tables)[:2]
+        inverse = jnp.asarray(share, user.dtype)
+        shrunk = item * inverse[:, None]  # [I, D]
+        scores = _quadratic(user, item.T @ item)
+        mixed = beta * (user @ (inverse @ shrunk))  # β Σ_i s_ui / n_i²
+        square = beta**2 * _quadratic(user, shrunk.T @ shrunk) + (1.0 - beta) * (
+            2.0 * mixed + (1.0 - beta) * jnp.sum(inverse**2)
+        )
+        kappa = jnp.where(square > 0, jnp.sqrt(scores / jnp.where(square > 0, square, 1.0)), 0.0)
+        return Tables(
+            jnp.concatenate([user, (strength * beta * kappa)[:, None] * user], axis=1),
+            jnp.concatenate([item, shrunk], axis=1),
+            item_bias=strength * (1.0 - beta) * inverse,
+            bias_strength=kappa,
+        )
+
+    return apply
+
+
+def _quadratic(user: Array, gram: Array) -> Array:
+    """uᵀ G u of each row, [U], held to be >= 0 against rounding."""
+    return jnp.maximum(jnp.sum((user @ gram) * user, axis=1), 0.0)
+
+
+def arm(counts: Array | np.ndarray) -> Arm:
+    """The strengths α in [0, 2] and β in [0, 1], to be tuned like the library's own."""
+    return Arm(("alpha", "beta"), (0, 0), (2.0, 1.0), lambda s: adjustment(s[0], counts, beta=s[1]))

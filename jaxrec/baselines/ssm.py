@@ -1,0 +1,36 @@
+"""SSM, the sampled softmax loss, and logQ, which corrects it for how often a negative is drawn: existing parts only.
+
+    SSM    −log e^{cos_ui/τ} / (e^{cos_ui/τ} + Σ_j e^{cos_uj/τ}), uniform negatives (Wu et al. 2022, arXiv 2201.02327)
+    logQ   the same with cos_uj/τ − log q_j, negatives the batch's other positives, q_j ∝ n_j
+           (Bengio & Senécal 2008; Yi et al. 2019, DOI 10.1145/3298689.3346996)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jaxrec import presets
+from jaxrec.baselines.parts import Assembly
+from jaxrec.data.interactions import Interactions
+from jaxrec.presets import Settings
+
+SETTINGS = Settings(
+    objective="softmax",
+    normalize_items=True,
+    temperature=0.1,
+    negatives=1024,
+    shared=True,
+    optimizer="adam",
+    learning_rate=1e-3,
+)
+"""τ is tuned in the source, and .1 is usual."""
+
+LOGQ = replace(SETTINGS, shared=False, negatives=1, in_batch=True, logq=True)
+"""In-batch negatives, corrected."""
+
+
+def build(settings: Settings, train: Interactions) -> Assembly:
+    """Model, sampler and step of SSM (`SETTINGS`) or logQ (`LOGQ`)."""
+    if settings.objective != "softmax":
+        raise ValueError(f"ssm is a softmax, got objective={settings.objective!r}; start from ssm.SETTINGS")
+    return presets.build(settings, train)

@@ -1,0 +1,581 @@
+"""Baselines of tiers 2 and 3: each against a slow numpy reading of its formula, at its limits, and in a short fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_interactions
+from scipy.special import lambertw
+
+from jaxrec import ledger as ledgers
+from jaxrec import metrics, models, objectives, presets, rank, select, testing, train
+from jaxrec.baselines import adap_tau, bc_loss, branch, ccl, ddc, eql, ipl, parts, pc, popgo, resn, ssm, tde, zerosum
+from jaxrec.data import Interactions
+from jaxrec.ledger import GradientLedger
+from jaxrec.presets import Settings
+from jaxrec.transforms import adjustment as adj
+from jaxrec.types import Batch, Tables
+
+USERS, ITEMS, D, B, K = 7, 9, 4, 6, 5
+
+
+def sigmoid(x: np.ndarray | float) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+
+
+def scores_of_a_batch(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-1, 1, B), rng.uniform(-1, 1, (B, K)), rng.random((B, K)) < 0.7
+
+
+def some_tables(seed: int = 0, *, bias: bool = False) -> Tables:
+    rng = np.random.default_rng(seed)
+    values = [jnp.asarray(rng.normal(0.3, 1, (n, D)), jnp.float32) for n in (USERS, ITEMS)]
+    if not bias:
+        return Tables(*values)
+    return Tables(
+        *values, jnp.asarray(rng.normal(size=ITEMS), jnp.float32), jnp.asarray(rng.random(USERS), jnp.float32)
+    )
+
+
+def all_scores(tables: Tables) -> np.ndarray:
+    user, item = (np.asarray(x, np.float64) for x in adj.fold_bias(tables)[:2])
+    return user @ item.T
+
+
+def empty_ledger() -> GradientLedger:
+    return ledgers.init(USERS, ITEMS, D)
+
+
+COUNTS = np.array([50, 20, 9, 5, 3, 2, 1, 1, 0])
+
+
+# ccl
+
+
+def slow_ccl(s: float, others: np.ndarray, margin: float, weight: float) -> float:
+    pushed = [max(0.0, x - margin) for x in others]
+    return 1 - s + weight * (sum(pushed) / len(pushed) if pushed else 0.0)
+
+
+def test_ccl_is_its_formula() -> None:
+    positive, negative, where = scores_of_a_batch()
+    args = (jnp.asarray(positive, jnp.float32), jnp.asarray(negative, jnp.float32))
+    found = ccl.objective(margin=0.2, weight=3.0)(*args, where=jnp.asarray(where))
+    wanted = [slow_ccl(positive[b], negative[b][where[b]], 0.2, 3.0) for b in range(B)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_ccl_without_weight_only_pulls() -> None:
+    positive, negative, _ = scores_of_a_batch()
+    found = ccl.objective(weight=0.0)(jnp.asarray(positive, jnp.float32), jnp.asarray(negative, jnp.float32))
+    np.testing.assert_allclose(found, 1 - positive, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"margin": 2.0}, {"weight": -1.0}])
+def test_ccl_says_what_it_wants(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="ccl wants a margin"):
+        ccl.objective(**options)
+
+
+# zerosum
+
+
+def test_zerosum_is_its_formula() -> None:
+    positive, negative, where = scores_of_a_batch()
+    found = zerosum.objective(weight=0.7)(
+        jnp.asarray(positive, jnp.float32), jnp.asarray(negative, jnp.float32), where=jnp.asarray(where)
+    )
+    for b in range(B):
+        terms = [
+            0.7 * -np.log(sigmoid(positive[b] - s)) / 2 + 0.3 * -np.log(1 - np.tanh(abs(positive[b] + s))) / 2
+            for s in negative[b][where[b]]
+        ]
+        np.testing.assert_allclose(found[b], np.mean(terms), rtol=1e-5)
+
+
+def test_zerosum_with_all_weight_on_bpr_is_half_of_it_and_far_scores_stay_finite() -> None:
+    positive, negative, _ = (jnp.asarray(x, jnp.float32) for x in scores_of_a_batch())
+    half = zerosum.objective(weight=1.0)(positive, negative)
+    np.testing.assert_allclose(half, objectives.bpr()(positive, negative) / 2, rtol=1e-6)
+    value, slope = jax.value_and_grad(lambda x: jnp.sum(zerosum.objective()(x, x[:, None])))(jnp.array([300.0]))
+    assert np.isfinite(value)
+    assert np.isfinite(slope).all()
+
+
+def test_zerosum_says_what_it_wants() -> None:
+    with pytest.raises(ValueError, match=r"w in \[0, 1\], got 1.5"):
+        zerosum.objective(weight=1.5)
+
+
+# pc
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+def test_pc_is_its_formula(beta: float, bias: bool) -> None:
+    tables = some_tables(bias=bias)
+    before, n = all_scores(tables), np.maximum(COUNTS, 1)
+    wanted = np.zeros_like(before)
+    for u in range(USERS):
+        c = np.array([(beta * before[u, i] + 1 - beta) / n[i] for i in range(ITEMS)])
+        wanted[u] = before[u] + 0.8 * c * np.linalg.norm(before[u]) / np.linalg.norm(c)
+    found = pc.adjustment(0.8, COUNTS, beta=beta)(tables, empty_ledger())
+    np.testing.assert_allclose(all_scores(found), wanted, rtol=2e-4, atol=1e-4)
+
+
+def test_pc_of_strength_zero_is_the_plain_model() -> None:
+    tables = some_tables(bias=True)
+    assert pc.adjustment(0, COUNTS)(tables, empty_ledger()) is tables
+    arm = pc.arm(COUNTS)
+    found = jax.jit(lambda s: arm.adjust(s)(tables, empty_ledger()))(jnp.array([0.0, 0.5]))
+    np.testing.assert_allclose(all_scores(found), all_scores(tables), rtol=1e-5)
+
+
+# tde
+
+
+def test_tde_is_its_formula_and_its_arm_says_the_same() -> None:
+    tables, ledger = some_tables(), empty_ledger()
+    seen = np.array([3.0, 0, 1, 5, 2, 2, 9])
+    pull = ledger.users.pull._replace(events=jnp.asarray(seen, jnp.float32))
+    ledger = ledger._replace(users=ledger.users._replace(pull=pull))
+    user, item = np.asarray(tables.user, np.float64), np.asarray(tables.item, np.float64)
+    mean = sum(n * row for n, row in zip(seen, user, strict=True)) / seen.sum()
+    d, before = mean / np.linalg.norm(mean), all_scores(tables)
+    wanted = [[before[u, i] - 1.5 * (user[u] @ d) * (d @ item[i]) for i in range(ITEMS)] for u in range(USERS)]
+    np.testing.assert_allclose(all_scores(tde.adjustment(1.5)(tables, ledger)), wanted, rtol=1e-4, atol=1e-5)
+    arm = tde.arm(tables, ledger)
+    assert arm.change is not None
+    strengths = jnp.array([1.5])
+    np.testing.assert_allclose(all_scores(arm.adjust(strengths)(tables, ledger)), wanted, rtol=1e-4, atol=1e-5)
+    changed = arm.change(strengths).apply(jnp.asarray(before, jnp.float32), jnp.arange(USERS))
+    np.testing.assert_allclose(changed, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_tde_of_strength_zero_is_the_plain_model_and_a_blank_ledger_counts_everybody_once() -> None:
+    tables = some_tables()
+    assert tde.adjustment(0)(tables, empty_ledger()) is tables
+    mean = np.asarray(tables.user).mean(0)
+    np.testing.assert_allclose(tde.direction(tables, empty_ledger()), mean / np.linalg.norm(mean), rtol=1e-5)
+
+
+def test_the_running_mean_of_settled_rows_tends_to_the_direction() -> None:
+    rng, tables = np.random.default_rng(0), some_tables()
+    mean = jnp.zeros(D)
+    for _ in range(100):
+        mean = tde.running_mean(mean, tables.user[rng.permutation(USERS)], momentum=0.9)
+    d = np.asarray(mean) / np.linalg.norm(mean)
+    np.testing.assert_allclose(d, tde.direction(tables, empty_ledger()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("adjust", [pc.adjustment(0.5, COUNTS), tde.adjustment(0.5)])
+def test_adjusted_tables_rank(adjust: adj.Adjustment) -> None:
+    lists = rank.top_k(adjust(some_tables(), empty_ledger()), np.arange(USERS), [], k=3)
+    assert lists.items.shape == (USERS, 3)
+
+
+# adap_tau
+
+
+def test_lambert_w_is_scipys() -> None:
+    near = -np.exp(-1) + np.geomspace(1e-6, 0.3, 30)
+    x = np.concatenate([near, np.linspace(-0.05, 0.05, 11), np.geomspace(0.1, 1e4)])
+    np.testing.assert_allclose(adap_tau.lambert_w(jnp.asarray(x, jnp.float32)), lambertw(x).real, rtol=2e-3, atol=1e-6)
+    away = x[30:]
+    found = adap_tau.lambert_w(jnp.asarray(away, jnp.float32))
+    np.testing.assert_allclose(found, lambertw(away).real, rtol=1e-5, atol=1e-7)
+    assert adap_tau.lambert_w(jnp.array(-5.0)) == pytest.approx(-1, abs=1e-3)
+
+
+def test_adap_tau_follows_a_slow_reading() -> None:
+    rng, state = np.random.default_rng(0), adap_tau.init(USERS, num_negatives=K, temperature=0.2)
+    running: dict[int, float] = {}
+    positive, negative = 0.2 * np.log(K), 0.0
+    for _ in range(4):
+        users, losses = rng.integers(0, USERS - 1, B), rng.uniform(0, 3, B)
+        near, far = rng.uniform(0.5, 0.9), rng.uniform(-0.1, 0.1)
+        seen = [jnp.asarray(x, jnp.float32) for x in (losses, near, far)]
+        state = adap_tau.observe(state, jnp.asarray(users), *seen, momentum=0.7)
+        for u in set(users.tolist()):
+            mean = losses[users == u].mean()
+            running[u] = 0.7 * running[u] + 0.3 * mean if u in running else mean
+        positive, negative = 0.7 * positive + 0.3 * near, 0.7 * negative + 0.3 * far
+    w0 = np.log(K) / (positive - negative)
+    np.testing.assert_allclose(adap_tau.global_scale(state, num_negatives=K), w0, rtol=1e-5)
+    average = np.mean(list(running.values()))
+    wanted = np.full(USERS, w0)
+    for u, value in running.items():
+        x = (value - average) / 0.8
+        wanted[u] = w0 * np.exp(-lambertw(x).real if x > -np.exp(-1) else 1.0)
+    found = adap_tau.user_scales(state, jnp.arange(USERS), jnp.float32(w0), beta=0.8)
+    np.testing.assert_allclose(found, wanted, rtol=3e-3)
+    assert found[USERS - 1] == pytest.approx(w0, rel=1e-6)  # never seen
+
+
+def test_adap_tau_starts_at_its_temperature_and_a_wide_beta_keeps_one_for_all() -> None:
+    state = adap_tau.init(USERS, num_negatives=K, temperature=0.2)
+    w0 = adap_tau.global_scale(state, num_negatives=K)
+    np.testing.assert_allclose(w0, 5.0, rtol=1e-6)
+    seen = state._replace(loss=jnp.arange(USERS, dtype=jnp.float32), seen=jnp.ones(USERS, bool))
+    everybody = jnp.arange(USERS)
+    same = adap_tau.user_scales(seen, everybody, w0, beta=np.inf)
+    np.testing.assert_allclose(same, np.full(USERS, 5.0), rtol=1e-6)
+    scales = adap_tau.user_scales(seen, everybody, w0)
+    assert np.all(np.diff(scales) <= 0)  # the larger the loss, the larger the temperature
+    assert scales[0] > 5 > scales[-1]
+
+
+# ddc
+
+
+def test_the_directions_of_ddc_are_their_formulas() -> None:
+    train = random_interactions(users=USERS, items=ITEMS)
+    tables = some_tables()
+    item, counts = np.asarray(tables.item, np.float64), train.item_counts
+    top = np.argsort(-counts, kind="stable")[:2]
+    rest = [i for i in range(ITEMS) if i not in top]
+    d = item[top].mean(0) - item[rest].mean(0)
+    d /= np.linalg.norm(d)
+    along = ddc.directions(tables, train, head=0.2)
+    np.testing.assert_allclose(along.popularity, d, rtol=1e-4, atol=1e-5)
+    for u in range(USERS):
+        own = item[train.items[train.users == u]].mean(0)
+        own -= (own @ d) * d
+        np.testing.assert_allclose(along.preference[u], own / np.linalg.norm(own), rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_of_ddc_is_its_formula_and_each_scalar_has_its_role() -> None:
+    train, tables, rng = random_interactions(users=USERS, items=ITEMS), some_tables(), np.random.default_rng(0)
+    along = ddc.directions(tables, train)
+    a, b = rng.normal(size=USERS), rng.normal(size=USERS)
+    users, positives, negatives = rng.integers(0, USERS, B), rng.integers(0, ITEMS, B), rng.integers(0, ITEMS, (B, K))
+    batch = Batch(*(jnp.asarray(x, jnp.int32) for x in (users, positives, negatives)))
+    scalars = ddc.Scalars(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+    found = ddc.loss(scalars, tables, along, batch)
+    user, item = (np.asarray(x, np.float64) for x in tables[:2])
+    for n, (u, i) in enumerate(zip(users, positives, strict=True)):
+        pull = (user[u] + b[u] * np.asarray(along.preference[u])) @ item[i]
+        push = [(user[u] + a[u] * np.asarray(along.popularity)) @ item[j] for j in negatives[n]]
+        np.testing.assert_allclose(found[n], np.mean([np.log1p(np.exp(s - pull)) for s in push]), rtol=1e-3, atol=1e-5)
+
+
+def test_ddc_lowers_its_loss_leaves_the_base_alone_and_is_plain_at_strength_zero() -> None:
+    train = random_interactions(users=USERS, items=ITEMS)
+    tables = some_tables()
+    along = ddc.directions(tables, train)
+    scalars = ddc.fit(tables, train, key=jax.random.key(0), along=along, epochs=3, batch_size=8, learning_rate=0.05)
+    every = Batch(jnp.asarray(train.users), jnp.asarray(train.items), jnp.arange(ITEMS, dtype=jnp.int32))
+    nothing = ddc.Scalars(jnp.zeros(USERS), jnp.zeros(USERS))
+    assert jnp.mean(ddc.loss(scalars, tables, along, every)) < jnp.mean(ddc.loss(nothing, tables, along, every))
+    arm = ddc.arm(scalars, along)
+    np.testing.assert_array_equal(arm.adjust(jnp.zeros(2))(tables, empty_ledger()).user, tables.user)
+    user = np.asarray(tables.user) + np.outer(scalars.popularity, along.popularity)
+    user += np.asarray(scalars.preference)[:, None] * np.asarray(along.preference)
+    np.testing.assert_allclose(ddc.adjustment(scalars, along)(tables, empty_ledger()).user, user, rtol=1e-5, atol=1e-6)
+
+
+# ipl
+
+
+def test_ipl_is_its_formula() -> None:
+    positive, negative, where = scores_of_a_batch()
+    ids = np.array([0, 2, 8, 4, 1])
+    batch = Batch(*(jnp.asarray(x, jnp.int32) for x in (np.zeros(B), np.zeros(B), ids)), jnp.asarray(where))
+    loss = ipl.objective(COUNTS, USERS, weight=0.3, gamma=1.5)(batch)
+    args = [jnp.asarray(x, jnp.float32) for x in (positive, negative)]
+    rates = [
+        USERS / B * sum(sigmoid(negative[b, k]) for b in range(B)) / max(COUNTS[i], 1) ** 0.5
+        for k, i in enumerate(ids)
+    ]
+    wanted = objectives.bpr()(*args, where=batch.where) + 0.3 * np.std(rates)
+    np.testing.assert_allclose(loss(*args, where=batch.where), wanted, rtol=1e-5)
+
+
+def test_ipl_has_no_slope_where_all_rates_are_the_same() -> None:
+    slope = jax.grad(lambda x: ipl.penalty(x, jnp.ones(K), USERS, gamma=1.0))(jnp.zeros((B, K)))
+    np.testing.assert_array_equal(slope, np.zeros((B, K)))
+
+
+# bc_loss, popgo, resn
+
+
+def batch_of_pairs(seed: int = 0) -> tuple[Batch, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    users, positives, negatives = rng.integers(0, USERS, B), rng.integers(0, ITEMS, B), rng.integers(0, ITEMS, K)
+    where = rng.random((B, K)) < 0.7
+    ids = (jnp.asarray(x, jnp.int32) for x in (users, positives, negatives))
+    return Batch(*ids, jnp.asarray(where)), users, positives, negatives
+
+
+def slow_softmax(own: float, others: list[float]) -> float:
+    return float(-np.log(np.exp(own) / (np.exp(own) + sum(np.exp(others)))))
+
+
+def test_bc_loss_is_its_formula() -> None:
+    positive, negative, _ = scores_of_a_batch()
+    positive[:2] = [-0.99, 0.999]
+    batch, users, positives, _ = batch_of_pairs()
+    pop, where = some_tables(1), np.asarray(batch.where)
+    args = [jnp.asarray(x, jnp.float32) for x in (positive, negative)]
+    found = bc_loss.objective(pop, temperature=0.2, mix=0.3)(batch)(*args, where=batch.where)
+    expected = all_scores(pop)
+    for b in range(B):
+        margin = 1 - sigmoid(expected[users[b], positives[b]])
+        wide = np.cos(min(np.arccos(positive[b]) + margin, np.pi))
+        others = [s / 0.2 for s in negative[b][where[b]]]
+        wanted = 0.3 * slow_softmax(wide / 0.2, others) + 0.7 * slow_softmax(positive[b] / 0.2, others)
+        np.testing.assert_allclose(found[b], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_margin_has_a_finite_slope_everywhere() -> None:
+    cosines = jnp.array([-1.0, -0.999, 0.0, 0.5, 1.0])
+    slope = jax.vmap(jax.grad(bc_loss.widen), (0, None))(cosines, 0.5)
+    assert np.isfinite(slope).all()
+    np.testing.assert_array_equal(slope[:2], [0.0, 0.0])
+    np.testing.assert_allclose(bc_loss.widen(cosines, jnp.float32(0.0))[1:4], cosines[1:4], rtol=1e-6)
+
+
+def test_popgo_is_its_formula() -> None:
+    positive, negative, _ = scores_of_a_batch()
+    batch, users, positives, negatives = batch_of_pairs()
+    pop, where = some_tables(1), np.asarray(batch.where)
+    args = [jnp.asarray(x, jnp.float32) for x in (positive, negative)]
+    found = popgo.objective(pop, temperature=0.2)(batch)(*args, where=batch.where)
+    share = sigmoid(all_scores(pop))
+    for b, u in enumerate(users):
+        others = [negative[b, k] * share[u, j] / 0.2 for k, j in enumerate(negatives) if where[b, k]]
+        own = positive[b] * share[u, positives[b]] / 0.2
+        np.testing.assert_allclose(found[b], slow_softmax(own, others), rtol=1e-4)
+    blank = popgo.objective(Tables(0 * pop.user, 0 * pop.item), temperature=0.2)(batch)(*args)
+    np.testing.assert_allclose(blank, objectives.softmax()(args[0] / 0.4, args[1] / 0.4), rtol=1e-5)
+
+
+def test_the_branch_knows_counts_only() -> None:
+    data = random_interactions()
+    tables = branch.train_branch(small(bc_loss.SETTINGS), data, key=jax.random.key(0), epochs=2)
+    np.testing.assert_allclose(np.linalg.norm(tables.item, axis=1), np.ones(data.num_items), rtol=1e-5)
+    for rows, counts in ((tables.user, data.user_counts), (tables.item, data.item_counts)):
+        for value in np.unique(counts):
+            same = np.asarray(rows)[counts == value]
+            np.testing.assert_array_equal(same, np.broadcast_to(same[0], same.shape))
+
+
+def test_resn_is_its_formula_and_over_all_items_the_squared_norm() -> None:
+    _, negative, _ = scores_of_a_batch()
+    q = np.array([sum(negative[b, k] for b in range(B)) for k in range(K)])
+    q /= np.linalg.norm(q)
+    wanted = [ITEMS / K * sum(negative[b, k] * q[k] for k in range(K)) ** 2 for b in range(B)]
+    np.testing.assert_allclose(resn.spectral_rows(jnp.asarray(negative, jnp.float32), ITEMS), wanted, rtol=1e-4)
+    whole = jnp.sum(resn.spectral_rows(jnp.asarray(negative, jnp.float32), K))
+    np.testing.assert_allclose(whole, np.linalg.norm(negative @ q) ** 2, rtol=1e-4)
+    blank = jax.grad(lambda y: jnp.sum(resn.spectral_rows(y, ITEMS)))(jnp.zeros((B, K)))
+    np.testing.assert_array_equal(blank, np.zeros((B, K)))
+
+
+# assemblies
+
+Build = Callable[..., parts.Assembly]
+TRAINED: dict[str, tuple[Build, Settings]] = {
+    "ssm": (ssm.build, ssm.SETTINGS),
+    "logq": (ssm.build, ssm.LOGQ),
+    "ccl": (ccl.build, ccl.SETTINGS),
+    "zerosum": (zerosum.build, zerosum.SETTINGS),
+    "adap_tau": (adap_tau.build, adap_tau.SETTINGS),
+    "eql": (eql.build, eql.SETTINGS),
+    "ipl": (ipl.build, ipl.SETTINGS),
+    "bc_loss": (functools.partial(bc_loss.build, key=jax.random.key(9), branch_epochs=1), bc_loss.SETTINGS),
+    "popgo": (functools.partial(popgo.build, key=jax.random.key(9), branch_epochs=1), popgo.SETTINGS),
+    "resn": (resn.build, resn.SETTINGS),
+}
+
+
+def small(settings: Settings, backbone: Literal["mf", "lightgcn"] = "mf") -> Settings:
+    negatives = min(settings.negatives, 8)
+    changed = dataclasses.replace(settings, width=8, batch_size=64, negatives=negatives, layers=1, learning_rate=0.02)
+    return parts.on_backbone(changed, backbone)
+
+
+def fitted(parts: parts.Assembly, *, epochs: int = 2) -> tuple[models.Model, train.Fit]:
+    model, sampler, step = parts
+    return model, train.fit(step, sampler, epochs=epochs, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_each_trains_keeps_its_state_and_ranks(name: str, backbone: Literal["mf", "lightgcn"]) -> None:
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    model, found = fitted(build(small(settings, backbone), data))
+    assert np.isfinite([row["loss"] for row in found.history]).all()
+    ledger = found.state.ledger
+    assert ledger is not None
+    assert float(ledger.items.pull.events.sum()) > 0
+    tables = models.embed(model, found.state.params)
+    lists = rank.top_k(tables, np.arange(data.num_users), [data], k=3)
+    assert np.isfinite(np.asarray(tables.user)).all()
+    assert lists.items.shape == (data.num_users, 3)
+
+
+def one_step(assembly: parts.Assembly) -> Any:
+    _, sampler, step = assembly
+    state = step.init(jax.random.key(3))
+    return step.update(state, sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0)))
+
+
+def plain(settings: Settings, data: Interactions, objective: objectives.Objective | None = None) -> parts.Assembly:
+    return presets.build(small(settings), data, objective=objective)
+
+
+@pytest.mark.parametrize("name", ["ipl", "resn", "eql", "zerosum", "adap_tau", "bc_loss"])
+def test_at_its_limit_each_makes_the_step_of_the_plain_model(name: str) -> None:
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    settings = dataclasses.replace(settings, optimizer="sgd")
+    if name in ("ipl", "resn"):
+        found, wanted = build(small(settings), data, weight=0.0), plain(settings, data, objectives.bpr())
+    elif name == "eql":
+        found, wanted = build(small(settings), data, gain=0.0, middle=-np.inf), plain(settings, data)
+    elif name == "zerosum":
+        found = build(small(settings), data, weight=1.0)
+        wanted = plain(settings, data, lambda p, n, **o: objectives.bpr()(p, n, **o) / 2)
+    else:
+        limit = {"beta": np.inf} if name == "adap_tau" else {"mix": 0.0}
+        found = build(small(settings), data, temperature=0.1, **limit)
+        wanted = plain(settings, data, lambda p, n, **o: objectives.softmax()(p / 0.1, n / 0.1, **o))
+    (after, info), (plainly, told) = one_step(found), one_step(wanted)
+    np.testing.assert_allclose(info.loss, told.loss, rtol=1e-5)
+    for side in ("user", "item"):
+        np.testing.assert_allclose(after.params[side], plainly.params[side], rtol=1e-4, atol=1e-6)
+
+
+def test_ssm_has_the_loss_of_its_formula() -> None:
+    data = random_interactions()
+    model, sampler, step = ssm.build(small(ssm.SETTINGS), data)
+    state = step.init(jax.random.key(3))
+    batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
+    user, item = (np.asarray(x, np.float64) for x in model.tables(state.params))
+    user /= np.linalg.norm(user, axis=1, keepdims=True)
+    item /= np.linalg.norm(item, axis=1, keepdims=True)
+    losses = []
+    for b, (u, i) in enumerate(zip(batch.users, batch.positives, strict=True)):
+        others = [np.exp(user[u] @ item[j] / 0.1) for k, j in enumerate(batch.negatives) if batch.where[b, k]]
+        own = np.exp(user[u] @ item[i] / 0.1)
+        losses.append(-np.log(own / (own + sum(others))))
+    np.testing.assert_allclose(step.update(state, batch)[1].loss, np.mean(losses), rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_eql_weighs_the_second_batch_by_the_ratios_of_the_first(weighted: bool) -> None:
+    data = random_interactions()
+    settings = dataclasses.replace(small(eql.SETTINGS), optimizer="sgd", l2=0.0)
+    model, sampler, step = eql.build(settings, data, weighted=weighted)
+    pull, push = np.zeros(data.num_items), np.zeros(data.num_items)
+    state = step.init(jax.random.key(3))
+    for turn in range(2):
+        batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(turn))
+        f = sigmoid(12 * ((pull + 1e-12) / (push + 1e-12) - 0.8))
+        user, item = (np.asarray(x, np.float64) for x in model.tables(state.params))
+        moved = np.zeros_like(item)
+        for b, (u, i) in enumerate(zip(batch.users, batch.positives, strict=True)):
+            weight, size = 1 + 4 * (1 - f[i]), sigmoid(-user[u] @ item[i])
+            moved[i] += weight * size * user[u]
+            pull[i] += (weight if weighted else 1) * size
+            for j in batch.negatives[b]:
+                size = sigmoid(user[u] @ item[j])
+                moved[j] -= f[j] * size * user[u]
+                push[j] += (f[j] if weighted else 1) * size
+        state, _ = step.update(state, batch)
+        np.testing.assert_allclose(np.asarray(state.params["item"]) - item, 0.02 * moved, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(state.transform.pull, pull, rtol=1e-4)
+    np.testing.assert_allclose(state.transform.push, push, rtol=1e-4, atol=1e-6)
+
+
+def test_adap_tau_observes_losses_at_its_global_scale() -> None:
+    data = random_interactions()
+    model, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data, temperature=0.2)
+    state = step.init(jax.random.key(3))
+    batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
+    _, own = step.update(state, batch)[0].transform
+    tables = models.embed(model, state.params)
+    cosines = np.asarray(tables.user) @ np.asarray(tables.item).T
+    u = int(batch.users[0])
+    losses = []
+    for b in np.flatnonzero(np.asarray(batch.users) == u):
+        others = [np.exp(cosines[u, j] / 0.2) for k, j in enumerate(batch.negatives) if batch.where[b, k]]
+        own_weight = np.exp(cosines[u, int(batch.positives[b])] / 0.2)
+        losses.append(-np.log(own_weight / (own_weight + sum(others))))
+    np.testing.assert_allclose(own.loss[u], np.mean(losses), rtol=1e-4)
+    assert bool(own.seen[u])
+    assert not bool(own.seen[np.setdiff1d(np.arange(data.num_users), batch.users)].any())
+
+
+def test_an_interrupted_adap_tau_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    data = random_interactions()
+    _, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data)
+    key = jax.random.key(0)
+    whole = train.fit(step, sampler, epochs=2, key=key).state
+    train.fit(step, sampler, epochs=1, key=key, checkpoint=tmp_path)
+    resumed = train.fit(step, sampler, epochs=2, key=key, checkpoint=tmp_path, resume=True).state
+    for a, b in zip(jax.tree.leaves(whole.transform), jax.tree.leaves(resumed.transform), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(whole.params["user"], resumed.params["user"])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_each_separates_two_groups(name: str) -> None:
+    data, test = testing.two_groups()
+    build, settings = TRAINED[name]
+    model, found = fitted(build(small(settings), data), epochs=20)
+    lists = rank.top_k(models.embed(model, found.state.params), np.arange(data.num_users), [data], k=12)
+    recall = metrics.evaluate(lists, test, data, ks=[12]).summary["recall@12"]
+    assert recall > 0.75  # at random it is 0.375
+    if name == "eql":
+        assert found.history[-1]["loss"] < found.history[0]["loss"]
+
+
+@pytest.mark.parametrize("name", ["bc_loss", "popgo"])
+def test_the_correction_for_sampling_is_read_where_it_is_asked_for(name: str) -> None:
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    losses = [
+        float(one_step(build(small(dataclasses.replace(settings, popularity=1.0, logq=logq)), data))[1].loss)
+        for logq in (False, True)
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_settings_that_do_not_suit_are_refused() -> None:
+    data = random_interactions()
+    for module in (ccl, adap_tau):
+        with pytest.raises(ValueError, match=r"wants scores that are cosines, got .*temperature=0.5"):
+            module.build(dataclasses.replace(module.SETTINGS, temperature=0.5), data)
+    with pytest.raises(ValueError, match="ipl wants uniform negatives that a batch shares, got shared=False"):
+        ipl.build(dataclasses.replace(ipl.SETTINGS, shared=False), data)
+    with pytest.raises(ValueError, match="ccl draws negatives as they come, got logq=True"):
+        ccl.build(dataclasses.replace(ccl.SETTINGS, logq=True), data)
+    with pytest.raises(ValueError, match="ssm is a softmax, got objective='bpr'"):
+        ssm.build(dataclasses.replace(ssm.SETTINGS, objective="bpr"), data)
+
+
+def test_arms_are_tuned_like_the_librarys_own() -> None:
+    data = random_interactions()
+    model, found = fitted(zerosum.build(small(zerosum.SETTINGS), data))
+    tables, ledger = models.embed(model, found.state.params), found.state.ledger
+    assert ledger is not None
+    problem = select.prepare(tables, ledger, data, {"natural": random_interactions(5)}, k=3)
+    along = ddc.directions(tables, data)
+    scalars = ddc.fit(tables, data, key=jax.random.key(1), along=along, epochs=1)
+    for arm in (pc.arm(data.item_counts), tde.arm(tables, ledger), ddc.arm(scalars, along)):
+        points = select.frontier(problem, arm, budget=6, rounds=1)
+        assert len(points) == 6
+        first = select.measure(problem, adj.identity())["natural"]
+        assert points[0].metrics["natural"] == pytest.approx(first, abs=1e-6)
