@@ -1,0 +1,34 @@
+"""The notebooks run from the first cell to the last, and what each asserts at its end holds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.py"))
+
+
+def test_there_are_notebooks() -> None:
+    assert len(NOTEBOOKS) >= 6
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_its_assertions_hold(path: Path, tmp_path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "# %%" in text
+    assert "\nassert " in text
+    run = subprocess.run(
+        [sys.executable, str(path)],
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(FOLDER.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
