@@ -53,6 +53,8 @@ def arm(tables: Tables, ledger: GradientLedger) -> Arm:
     d = direction(folded, ledger)
     left, right = (folded.user @ d)[:, None], (folded.item @ d)[:, None]  # [U, 1], [I, 1]
     ones = jnp.ones_like(right[:, 0])
-    return Arm(
-        ("alpha",), (0,), (3.0,), lambda s: adjustment(s[0], d=d), lambda s: ScoreChange(ones, -s[0] * left, right)
-    )
+
+    def change(s: Array) -> ScoreChange:
+        return ScoreChange(ones, -s[0] * left, right, jnp.zeros(0))
+
+    return Arm(("alpha",), (0,), (3.0,), lambda s: adjustment(s[0], d=d), change)
