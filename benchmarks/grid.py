@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,7 +13,6 @@ from benchmarks.ours import K, read_tables
 from benchmarks.worker import Reading, Run
 from jaxrec import data, metrics, rank, select
 from jaxrec.select import Arm
-from jaxrec.transforms.adjustment import fold_bias
 
 
 def _prepare(options: dict[str, Any]) -> tuple[data.Split, select.Problem, Arm, np.ndarray]:
@@ -28,20 +26,15 @@ def _prepare(options: dict[str, Any]) -> tuple[data.Split, select.Problem, Arm, 
 
 
 def together(options: dict[str, Any]) -> Run:
-    """Points a second of `select.measure_many` where the library has it, otherwise of `select.measure` by point."""
+    """Points a second of `select.measure_many`."""
     _, problem, arm, strengths = _prepare(options)
-    many = getattr(select, "measure_many", None)
-    apply = jax.jit(lambda tables, ledger, s: fold_bias(arm.adjust(s)(tables, ledger)))
-
-    def one(s: np.ndarray) -> dict[str, dict[str, float]]:
-        return select.measure(problem, lambda tables, ledger: apply(tables, ledger, jnp.asarray(s, jnp.float32)))
 
     def run() -> Reading:
         begun = time.perf_counter()
-        found = [one(s) for s in strengths] if many is None else many(problem, arm, strengths)
+        found = select.measure_many(problem, arm, strengths)
         seconds = time.perf_counter() - begun
         values = [point["natural"][f"ndcg@{K}"] for point in found]
-        return {"seconds": seconds, "work": len(strengths), "ndcg": values, "measure_many": many is not None}
+        return {"seconds": seconds, "work": len(strengths), "ndcg": values}
 
     return run
 

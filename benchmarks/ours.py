@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks import inputs
-from benchmarks.rows import Absent
 from benchmarks.worker import Reading, Run
 from jaxrec import ledger as ledgers
 from jaxrec import metrics, models, objectives, optim, presets, rank, samplers
@@ -53,23 +53,17 @@ def plain_bpr(options: dict[str, Any], train: Interactions) -> tuple[Sampler, St
 def preset(options: dict[str, Any], train: Interactions) -> tuple[Sampler, Step]:
     """A preset's own parts (`preset`, `changes`), with the ledger as the options say."""
     settings = replace(presets.PRESETS[options["preset"]], **options.get("changes", {}))
-    model, sampler, step = presets.build(settings, train, observe=False)
-    kind = options.get("ledger", "off")
-    if kind == "off":
-        return sampler, step
-    objective = objectives.bpr() if settings.objective == "bpr" else objectives.softmax(logq=settings.logq)
-    optimizer = optim.row_adagrad(settings.learning_rate, by_row=True)
-    if settings.optimizer != "row_adagrad":
-        raise ValueError(f"the ledger is measured with row_adagrad, got {settings.optimizer!r}")
-    return sampler, make_step(model, objective, optimizer, observation=observation(kind, train), l2=settings.l2)
+    seen = observation(options.get("ledger", "off"), train)
+
+    def make(*parts: Any, **more: Any) -> Step:
+        return make_step(*parts, **(more | {"observation": seen}))
+
+    _, sampler, step = presets.build(settings, train, make=make)
+    return sampler, step
 
 
 def light_gcn(options: dict[str, Any], train: Interactions) -> tuple[Sampler, Step]:
-    """LightGCN of 3 layers, BPR, Adam on all parameters. `Absent` until the library has the model."""
-    import optax
-
-    if not hasattr(models, "lightgcn"):
-        raise Absent("this version of jaxrec has no models.lightgcn")
+    """LightGCN of 3 layers, BPR, Adam on all parameters."""
     model = models.lightgcn(train, WIDTH, layers=options.get("layers", 3))
     sampler = samplers.sampler(train, batch_size=options.get("batch", BATCH), num_negatives=1)
     seen = observation(options.get("ledger", "off"), train)

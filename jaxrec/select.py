@@ -24,6 +24,7 @@ from jaxrec import rank
 from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
+from jaxrec.names import nearest
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
 
@@ -218,7 +219,8 @@ def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: Grad
     """The tables as an arm's strengths, by name, make them, biases folded in; strengths not named are 0."""
     unknown = sorted(set(strengths) - set(arm.names))
     if unknown:
-        raise ValueError(f"there is no strength {unknown[0]!r}; the names are {', '.join(arm.names)}")
+        hint = nearest(unknown[0], arm.names)
+        raise ValueError(f"there is no strength {unknown[0]!r}{hint}; the names are {', '.join(arm.names)}")
     values = jnp.asarray([strengths.get(name, 0.0) for name in arm.names], jnp.float32)
     return adj.fold_bias(arm.adjust(values)(tables, ledger))
 
@@ -261,22 +263,19 @@ def _gradient_arm(tables: Tables, ledger: GradientLedger, unit: float) -> Arm:
         shifts = (adj.equalized(ledger.items.pull, tables.item), adj.equalized(ledger.items.push, tables.item))
     names, high = ("direction", "magnitude", "pull", "push"), (2.5, _top(unit, size), 1.5, 0.8)
     number = 2 + len(shifts)
+    along_user, along_item = user @ d, jnp.stack([rows @ d for rows in (item, *shifts)], axis=1)
 
     def adjust(s: Array) -> adj.Adjustment:
         add = adj.add_gradients(s[2], s[3]) if shifts else adj.identity()
         return adj.chain(add, adj.remove_direction(s[0]), adj.offset_by_gradient(s[1]))
 
     def change(s: Array) -> adj.ScoreChange:
-        along = (item + sum(w * rows for w, rows in zip(s[2:], shifts, strict=True))) @ d if shifts else item @ d
-        left = jnp.stack([-s[0] * (user @ d), -jnp.ones(len(user))], axis=1)
+        along = along_item @ jnp.concatenate([jnp.ones(1), s[2:]])
+        left = jnp.stack([-s[0] * along_user, -jnp.ones(len(user))], axis=1)
         return adj.ScoreChange(jnp.ones_like(size), left, jnp.stack([along, s[1] * size], axis=1), s[2:])
 
-    folded = tuple(jnp.pad(rows, ((0, 0), (0, _folded_width(tables) - width))) for rows in shifts)
+    folded = tuple(adj.widen(rows, tables.item.shape[1] + (tables.item_bias is not None)) for rows in shifts)
     return Arm(names[:number], (0,) * number, high[:number], adjust, change, folded)
-
-
-def _folded_width(tables: Tables) -> int:
-    return tables.item.shape[1] + (tables.item_bias is not None)
 
 
 def _top(unit: float, logs: Array) -> float:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import objectives, presets
-from jaxrec.baselines.parts import Assembly, want_cosines
+from jaxrec.baselines.parts import COSINES, Assembly, want_cosines
 from jaxrec.data.interactions import Interactions
 from jaxrec.models.base import Model, candidate_scores, pair_scores
 from jaxrec.objectives import Objective, row_mean
@@ -24,8 +24,7 @@ from jaxrec.presets import Settings
 from jaxrec.step import Info, Step, TrainState, make_step
 from jaxrec.types import Array, Batch
 
-SETTINGS = Settings(normalize_items=True, negatives=1024, shared=True, optimizer="adam", learning_rate=1e-3)
-"""Cosines and uniform negatives; the temperature is the method's own."""
+SETTINGS = COSINES
 
 BRANCH = -float(np.exp(-1.0))  # W is real from here on
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxrec import objectives, presets
-from jaxrec.baselines.branch import train_branch
-from jaxrec.baselines.parts import Assembly, make_batch_step, want_cosines
+from jaxrec import objectives
+from jaxrec.baselines.branch import build_on
+from jaxrec.baselines.parts import COSINES, Assembly
 from jaxrec.data.interactions import Interactions
 from jaxrec.models.base import pair_scores
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
 from jaxrec.types import Array, Batch, Tables
 
-SETTINGS = Settings(normalize_items=True, negatives=1024, shared=True, optimizer="adam", learning_rate=1e-3)
-"""Cosines and uniform negatives; the temperature is the method's own."""
+SETTINGS = COSINES
 
 
 def margins(popularity: Tables, users: Array, items: Array) -> Array:
@@ -67,7 +67,5 @@ def build(
     mix: float = 0.5,
 ) -> Assembly:
     """Trains the branch, and gives model, sampler and step of BC loss; `settings` name cosines, like `SETTINGS`."""
-    want_cosines("bc_loss", settings)
-    branch = train_branch(settings, train, key=key, epochs=branch_epochs, temperature=branch_temperature)
-    of = objective(branch, temperature=temperature, mix=mix, logq=settings.logq)
-    return presets.build(settings, train, objective=of, make=make_batch_step)
+    of = functools.partial(objective, temperature=temperature, mix=mix, logq=settings.logq)
+    return build_on("bc_loss", of, settings, train, key=key, epochs=branch_epochs, temperature=branch_temperature)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import optax
 
 from jaxrec import models, objectives, presets
+from jaxrec.baselines.parts import Assembly, make_batch_step, want_cosines
 from jaxrec.data.interactions import Interactions
 from jaxrec.models import Model
+from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
 from jaxrec.step import make_step
 from jaxrec.train import fit
-from jaxrec.types import Array, Params, Tables
+from jaxrec.types import Array, Batch, Params, Tables
 
 
 def popularity_model(train: Interactions, width: int = 64, *, scale: float = 0.1) -> Model:
@@ -45,3 +49,19 @@ def train_branch(
     step = make_step(model, objectives.softmax(logq=settings.logq), optimizer, observation=None)
     found = fit(step, sampler, epochs=epochs, key=key)
     return models.embed(models.normalize(flat, items=True), found.state.params)
+
+
+def build_on(
+    name: str,
+    objective: Callable[[Tables], Callable[[Batch], Objective]],
+    settings: Settings,
+    train: Interactions,
+    *,
+    key: Array,
+    epochs: int,
+    temperature: float,
+) -> Assembly:
+    """Trains the branch, and gives model, sampler and step of the method that makes its objective from the tables."""
+    want_cosines(name, settings)
+    branch = train_branch(settings, train, key=key, epochs=epochs, temperature=temperature)
+    return presets.build(settings, train, objective=objective(branch), make=make_batch_step)

@@ -15,6 +15,9 @@ from jaxrec.types import Batch
 
 Assembly = tuple[Model, Sampler, Step]
 
+COSINES = Settings(normalize_items=True, negatives=1024, shared=True, optimizer="adam", learning_rate=1e-3)
+"""Cosines and uniform negatives, for methods whose temperature is their own."""
+
 
 def make_batch_step(model: Model, objective: Callable[[Batch], Objective], optimizer: Any, **options: Any) -> Step:
     """`make_step` for an objective that depends on who is in the batch: `objective(batch) -> Objective`.

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrec.ledger import GradientLedger
 from jaxrec.select import Arm
-from jaxrec.transforms.adjustment import Adjustment, Strength, fold_bias, identity
+from jaxrec.transforms.adjustment import Adjustment, Strength, fold_bias, identity, is_zero
 from jaxrec.types import Array, Tables
 
 
@@ -19,7 +19,7 @@ def adjustment(strength: Strength, counts: Array | np.ndarray, *, beta: Strength
     Both norms come from Σ_i v_i v_iᵀ and Σ_i v_i v_iᵀ/n_i², so that no U x I scores are made. An item that nobody has
     counts as n_i = 1. Both strengths are tuned in the source.
     """
-    if isinstance(strength, (int, float)) and strength == 0:
+    if is_zero(strength):
         return identity()
     share = 1.0 / np.maximum(np.asarray(counts, np.float32), 1.0)
 

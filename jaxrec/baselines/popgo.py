@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 
-from jaxrec import objectives, presets
-from jaxrec.baselines.branch import train_branch
-from jaxrec.baselines.parts import Assembly, make_batch_step, want_cosines
+from jaxrec import objectives
+from jaxrec.baselines.branch import build_on
+from jaxrec.baselines.parts import COSINES, Assembly
 from jaxrec.data.interactions import Interactions
 from jaxrec.models.base import candidate_scores, pair_scores
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
 from jaxrec.types import Array, Batch, Tables
 
-SETTINGS = Settings(normalize_items=True, negatives=1024, shared=True, optimizer="adam", learning_rate=1e-3)
-"""Cosines and uniform negatives; the temperature is the method's own."""
+SETTINGS = COSINES
 
 
 def objective(popularity: Tables, *, temperature: float = 0.07, logq: bool = False) -> Callable[[Batch], Objective]:
@@ -51,7 +51,5 @@ def build(
     temperature: float = 0.07,
 ) -> Assembly:
     """Trains the branch, and gives model, sampler and step of PopGo; `settings` name cosines, like `SETTINGS`."""
-    want_cosines("popgo", settings)
-    branch = train_branch(settings, train, key=key, epochs=branch_epochs, temperature=branch_temperature)
-    of = objective(branch, temperature=temperature, logq=settings.logq)
-    return presets.build(settings, train, objective=of, make=make_batch_step)
+    of = functools.partial(objective, temperature=temperature, logq=settings.logq)
+    return build_on("popgo", of, settings, train, key=key, epochs=branch_epochs, temperature=branch_temperature)

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from jaxrec.ledger import GradientLedger
 from jaxrec.models.wrappers import unit
 from jaxrec.select import Arm
-from jaxrec.transforms.adjustment import Adjustment, ScoreChange, Strength, fold_bias, identity
+from jaxrec.transforms.adjustment import (
+    Adjustment,
+    ScoreChange,
+    Strength,
+    fold_bias,
+    identity,
+    is_zero,
+    remove_along,
+)
 from jaxrec.types import Array, Tables
 
 
@@ -36,13 +44,12 @@ def adjustment(strength: Strength, *, d: Array | None = None) -> Adjustment:
     themselves. The source has α = 3 with its own normalisation and tunes it between 1 and 3; it classifies by several
     heads, of which this is one.
     """
-    if isinstance(strength, (int, float)) and strength == 0:
+    if is_zero(strength):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
         tables = fold_bias(tables)
-        along = direction(tables, ledger) if d is None else d
-        return tables._replace(user=tables.user - strength * (tables.user @ along)[:, None] * along[None, :])
+        return remove_along(tables, direction(tables, ledger) if d is None else d, strength)
 
     return apply
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
 
 from jaxrec.names import nearest
 from jaxrec.presets import PRESETS, Settings, override, read_settings
+
+Args = TypeVar("Args")
 
 
 def defaults(argv: Sequence[str]) -> tuple[str, Settings]:
@@ -22,6 +27,14 @@ def defaults(argv: Sequence[str]) -> tuple[str, Settings]:
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}{nearest(preset, PRESETS)} (there is {', '.join(PRESETS)})")
     return preset, override(PRESETS[preset], changes, source=str(file))
+
+
+def parse(command: type[Args], argv: Sequence[str], prog: str) -> Args:
+    """The arguments of a command that has data, out, preset and settings, whose defaults are `defaults(argv)`."""
+    preset, settings = defaults(argv)
+    make: Callable[..., Args] = command
+    default = make(data=tyro.MISSING, out=tyro.MISSING, preset=preset, settings=settings)
+    return tyro.cli(command, args=list(argv), default=default, prog=prog)
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:

@@ -40,9 +40,7 @@ def tune(argv: Sequence[str]) -> None:
     """Parses `jaxrec tune` and runs it."""
     from jaxrec import tune as tuning
 
-    preset, settings = configure.defaults(argv)
-    default = Tune(data=tyro.MISSING, out=tyro.MISSING, preset=preset, settings=settings)  # type: ignore[arg-type]
-    args = tyro.cli(Tune, args=list(argv), default=default, prog="jaxrec tune")
+    args = configure.parse(Tune, argv, "jaxrec tune")
     configure.announce(args.settings, args.preset, data=args.data, seed=args.seed, trials=args.trials, out=args.out)
     for name, of in tuning.space(args.settings).items():
         if not args.search or name in args.search:

@@ -66,7 +66,8 @@ def chain(*adjustments: Adjustment) -> Adjustment:
     return apply
 
 
-def _is_zero(strength: Strength) -> bool:
+def is_zero(strength: Strength) -> bool:
+    """Whether a strength is the Python number 0, for which tables come back as they are."""
     return isinstance(strength, (int, float)) and strength == 0
 
 
@@ -117,6 +118,11 @@ def personal(strength: Strength, spread: Strength, z: Array) -> Array:
     return strength * jnp.exp(-spread * z)
 
 
+def remove_along(tables: Tables, d: Array, strength: Strength) -> Tables:
+    """u ← u − α⟨u, d⟩d for a unit d [D], so that s_ui loses α⟨u, d⟩⟨v_i, d⟩; α [] or [U]."""
+    return tables._replace(user=tables.user - (strength * (tables.user @ d))[:, None] * d[None, :])
+
+
 def remove_direction(
     strength: Strength, *, spread: Strength = 0.0, weighting: Weighting = "uniform", z: Array | None = None
 ) -> Adjustment:
@@ -125,20 +131,20 @@ def remove_direction(
     Since s_ui then loses α⟨u, d⟩⟨v_i, d⟩, it is done on the users' side, u ← u − α_u⟨u, d⟩d, which gives the same
     scores and allows α_u = α exp(−spread · z_u). `z` [U] defaults to `mainstream(ledger)`. α may exceed 1.
     """
-    if _is_zero(strength):
+    if is_zero(strength):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
-        d = _fit(ledgers.direction(ledger.items, weighting), tables.user.shape[1])
-        alpha = strength * jnp.ones(tables.user.shape[0])
-        if not _is_zero(spread):
+        d = widen(ledgers.direction(ledger.items, weighting), tables.user.shape[1])
+        alpha = strength
+        if not is_zero(spread):
             alpha = personal(strength, spread, mainstream(ledger, weighting=weighting) if z is None else z)
-        return tables._replace(user=tables.user - (alpha * (tables.user @ d))[:, None] * d[None, :])
+        return remove_along(tables, d, alpha)
 
     return apply
 
 
-def _fit(rows: Array, width: int) -> Array:
+def widen(rows: Array, width: int) -> Array:
     """Pads a direction [D] or rows [.., D] for tables that an earlier step widened (a folded bias)."""
     return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, width - rows.shape[-1])])
 
@@ -162,14 +168,14 @@ def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
     P̂_i points to the users who like i, N̂_i away from those who were shown it in vain (both are −∂ℓ/∂v). In training
     popular items have by far the larger steps (claim ii of the paper); in this step all items have alike.
     """
-    if _is_zero(pull) and _is_zero(push):
+    if is_zero(pull) and is_zero(push):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
         item, width = tables.item, tables.item.shape[1]
         for strength, role in ((pull, ledger.items.pull), (push, ledger.items.push)):
-            if not _is_zero(strength):
-                item = item + strength * _fit(equalized(role, tables.item), width)
+            if not is_zero(strength):
+                item = item + strength * widen(equalized(role, tables.item), width)
         return tables._replace(item=item)
 
     return apply
@@ -208,7 +214,7 @@ def rescale_by_gradient(strength: Strength, *, by: Measure = "size") -> Adjustme
     The mean only fixes the scale, which no ranking sees; the geometric one keeps scores in their range. An item that
     never was a positive is treated like the one with the smallest g.
     """
-    if _is_zero(strength):
+    if is_zero(strength):
         return identity()
     return lambda tables, ledger: _scaled(tables, ledgers.magnitude(ledger.items, by), strength)
 
@@ -222,12 +228,12 @@ def offset_by_gradient(
     Σ_u p(i|u) over what was trained on, times ‖û‖: the item's share in all that the model would recommend. So κ = 1 by
     "push" turns p(i|u) into a ranking by p(u|i), which is what a test uniform over items asks for.
     """
-    if _is_zero(strength):
+    if is_zero(strength):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
         scale = None
-        if not _is_zero(spread):
+        if not is_zero(spread):
             scale = personal(1.0, spread, mainstream(ledger) if z is None else z)
         return _offset(tables, ledgers.magnitude(ledger.items, by), strength, scale)
 
@@ -236,14 +242,14 @@ def offset_by_gradient(
 
 def rescale_by_count(strength: Strength, counts: Array) -> Adjustment:
     """The control: v_i ← v_i · (n_i / geometric mean n)^−γ, from raw training counts [I]; no gradient is read."""
-    if _is_zero(strength):
+    if is_zero(strength):
         return identity()
     return lambda tables, ledger: _scaled(tables, jnp.asarray(counts, jnp.float32), strength)
 
 
 def offset_by_count(strength: Strength, counts: Array) -> Adjustment:
     """The additive control: s_ui ← s_ui − κ (log n_i − mean log n), from raw training counts [I]."""
-    if _is_zero(strength):
+    if is_zero(strength):
         return identity()
     return lambda tables, ledger: _offset(tables, jnp.asarray(counts, jnp.float32), strength, None)
 
@@ -253,7 +259,7 @@ def tten(power: Strength = 1.0) -> Adjustment:
 
     Zero rows stay zero.
     """
-    if _is_zero(power):
+    if is_zero(power):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:

@@ -1,0 +1,229 @@
+"""Baselines of tiers 2 and 3 put together: the step of each at its limit, a short fit, and arms that are tuned."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_interactions
+from scipy.special import expit
+
+from jaxrec import metrics, models, objectives, presets, rank, select, testing, train
+from jaxrec.baselines import adap_tau, bc_loss, branch, ccl, ddc, eql, ipl, parts, pc, popgo, resn, ssm, tde, zerosum
+from jaxrec.data import Interactions
+from jaxrec.presets import Settings
+from jaxrec.transforms import adjustment as adj
+
+Build = Callable[..., parts.Assembly]
+TRAINED: dict[str, tuple[Build, Settings]] = {
+    "ssm": (ssm.build, ssm.SETTINGS),
+    "logq": (ssm.build, ssm.LOGQ),
+    "ccl": (ccl.build, ccl.SETTINGS),
+    "zerosum": (zerosum.build, zerosum.SETTINGS),
+    "adap_tau": (adap_tau.build, adap_tau.SETTINGS),
+    "eql": (eql.build, eql.SETTINGS),
+    "ipl": (ipl.build, ipl.SETTINGS),
+    "bc_loss": (functools.partial(bc_loss.build, key=jax.random.key(9), branch_epochs=1), bc_loss.SETTINGS),
+    "popgo": (functools.partial(popgo.build, key=jax.random.key(9), branch_epochs=1), popgo.SETTINGS),
+    "resn": (resn.build, resn.SETTINGS),
+}
+
+
+def small(settings: Settings, backbone: Literal["mf", "lightgcn"] = "mf") -> Settings:
+    negatives = min(settings.negatives, 8)
+    changed = dataclasses.replace(settings, width=8, batch_size=64, negatives=negatives, layers=1, learning_rate=0.02)
+    return parts.on_backbone(changed, backbone)
+
+
+def fitted(parts: parts.Assembly, *, epochs: int = 2) -> tuple[models.Model, train.Fit]:
+    model, sampler, step = parts
+    return model, train.fit(step, sampler, epochs=epochs, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_each_trains_keeps_its_state_and_ranks(name: str, backbone: Literal["mf", "lightgcn"]) -> None:
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    model, found = fitted(build(small(settings, backbone), data))
+    assert np.isfinite([row["loss"] for row in found.history]).all()
+    ledger = found.state.ledger
+    assert ledger is not None
+    assert float(ledger.items.pull.events.sum()) > 0
+    tables = models.embed(model, found.state.params)
+    lists = rank.top_k(tables, np.arange(data.num_users), [data], k=3)
+    assert np.isfinite(np.asarray(tables.user)).all()
+    assert lists.items.shape == (data.num_users, 3)
+
+
+def one_step(assembly: parts.Assembly) -> Any:
+    _, sampler, step = assembly
+    state = step.init(jax.random.key(3))
+    return step.update(state, sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0)))
+
+
+def plain(settings: Settings, data: Interactions, objective: objectives.Objective | None = None) -> parts.Assembly:
+    return presets.build(small(settings), data, objective=objective)
+
+
+@pytest.mark.parametrize("name", ["ipl", "resn", "eql", "zerosum", "adap_tau", "bc_loss"])
+def test_at_its_limit_each_makes_the_step_of_the_plain_model(name: str) -> None:
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    settings = dataclasses.replace(settings, optimizer="sgd")
+    if name in ("ipl", "resn"):
+        found, wanted = build(small(settings), data, weight=0.0), plain(settings, data, objectives.bpr())
+    elif name == "eql":
+        found, wanted = build(small(settings), data, gain=0.0, middle=-np.inf), plain(settings, data)
+    elif name == "zerosum":
+        found = build(small(settings), data, weight=1.0)
+        wanted = plain(settings, data, lambda p, n, **o: objectives.bpr()(p, n, **o) / 2)
+    else:
+        limit = {"beta": np.inf} if name == "adap_tau" else {"mix": 0.0}
+        found = build(small(settings), data, temperature=0.1, **limit)
+        wanted = plain(settings, data, lambda p, n, **o: objectives.softmax()(p / 0.1, n / 0.1, **o))
+    (after, info), (plainly, told) = one_step(found), one_step(wanted)
+    np.testing.assert_allclose(info.loss, told.loss, rtol=1e-5)
+    for side in ("user", "item"):
+        np.testing.assert_allclose(after.params[side], plainly.params[side], rtol=1e-4, atol=1e-6)
+
+
+def test_ssm_has_the_loss_of_its_formula() -> None:
+    data = random_interactions()
+    model, sampler, step = ssm.build(small(ssm.SETTINGS), data)
+    state = step.init(jax.random.key(3))
+    batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
+    user, item = (np.asarray(x, np.float64) for x in model.tables(state.params))
+    user /= np.linalg.norm(user, axis=1, keepdims=True)
+    item /= np.linalg.norm(item, axis=1, keepdims=True)
+    losses = []
+    for b, (u, i) in enumerate(zip(batch.users, batch.positives, strict=True)):
+        others = [np.exp(user[u] @ item[j] / 0.1) for k, j in enumerate(batch.negatives) if batch.where[b, k]]
+        own = np.exp(user[u] @ item[i] / 0.1)
+        losses.append(-np.log(own / (own + sum(others))))
+    np.testing.assert_allclose(step.update(state, batch)[1].loss, np.mean(losses), rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_eql_weighs_the_second_batch_by_the_ratios_of_the_first(weighted: bool) -> None:
+    data = random_interactions()
+    settings = dataclasses.replace(small(eql.SETTINGS), optimizer="sgd", l2=0.0)
+    model, sampler, step = eql.build(settings, data, weighted=weighted)
+    pull, push = np.zeros(data.num_items), np.zeros(data.num_items)
+    state = step.init(jax.random.key(3))
+    for turn in range(2):
+        batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(turn))
+        f = expit(12 * ((pull + 1e-12) / (push + 1e-12) - 0.8))
+        user, item = (np.asarray(x, np.float64) for x in model.tables(state.params))
+        moved = np.zeros_like(item)
+        for b, (u, i) in enumerate(zip(batch.users, batch.positives, strict=True)):
+            weight, size = 1 + 4 * (1 - f[i]), expit(-user[u] @ item[i])
+            moved[i] += weight * size * user[u]
+            pull[i] += (weight if weighted else 1) * size
+            for j in batch.negatives[b]:
+                size = expit(user[u] @ item[j])
+                moved[j] -= f[j] * size * user[u]
+                push[j] += (f[j] if weighted else 1) * size
+        state, _ = step.update(state, batch)
+        np.testing.assert_allclose(np.asarray(state.params["item"]) - item, 0.02 * moved, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(state.transform.pull, pull, rtol=1e-4)
+    np.testing.assert_allclose(state.transform.push, push, rtol=1e-4, atol=1e-6)
+
+
+def test_adap_tau_observes_losses_at_its_global_scale() -> None:
+    data = random_interactions()
+    model, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data, temperature=0.2)
+    state = step.init(jax.random.key(3))
+    batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
+    _, own = step.update(state, batch)[0].transform
+    tables = models.embed(model, state.params)
+    cosines = np.asarray(tables.user) @ np.asarray(tables.item).T
+    u = int(batch.users[0])
+    losses = []
+    for b in np.flatnonzero(np.asarray(batch.users) == u):
+        others = [np.exp(cosines[u, j] / 0.2) for k, j in enumerate(batch.negatives) if batch.where[b, k]]
+        own_weight = np.exp(cosines[u, int(batch.positives[b])] / 0.2)
+        losses.append(-np.log(own_weight / (own_weight + sum(others))))
+    np.testing.assert_allclose(own.loss[u], np.mean(losses), rtol=1e-4)
+    assert bool(own.seen[u])
+    assert not bool(own.seen[np.setdiff1d(np.arange(data.num_users), batch.users)].any())
+
+
+def test_an_interrupted_adap_tau_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    data = random_interactions()
+    _, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data)
+    key = jax.random.key(0)
+    whole = train.fit(step, sampler, epochs=2, key=key).state
+    train.fit(step, sampler, epochs=1, key=key, checkpoint=tmp_path)
+    resumed = train.fit(step, sampler, epochs=2, key=key, checkpoint=tmp_path, resume=True).state
+    for a, b in zip(jax.tree.leaves(whole.transform), jax.tree.leaves(resumed.transform), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(whole.params["user"], resumed.params["user"])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_each_separates_two_groups(name: str) -> None:
+    data, test = testing.two_groups()
+    build, settings = TRAINED[name]
+    model, found = fitted(build(small(settings), data), epochs=20)
+    lists = rank.top_k(models.embed(model, found.state.params), np.arange(data.num_users), [data], k=12)
+    recall = metrics.evaluate(lists, test, data, ks=[12]).summary["recall@12"]
+    assert recall > 0.75  # at random it is 0.375
+    if name == "eql":
+        assert found.history[-1]["loss"] < found.history[0]["loss"]
+
+
+@pytest.mark.parametrize("name", ["bc_loss", "popgo"])
+def test_the_correction_for_sampling_is_read_where_it_is_asked_for(name: str) -> None:
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    losses = [
+        float(one_step(build(small(dataclasses.replace(settings, popularity=1.0, logq=logq)), data))[1].loss)
+        for logq in (False, True)
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_settings_that_do_not_suit_are_refused() -> None:
+    data = random_interactions()
+    for module in (ccl, adap_tau):
+        with pytest.raises(ValueError, match=r"wants scores that are cosines, got .*temperature=0.5"):
+            module.build(dataclasses.replace(module.SETTINGS, temperature=0.5), data)
+    with pytest.raises(ValueError, match="ipl wants uniform negatives that a batch shares, got shared=False"):
+        ipl.build(dataclasses.replace(ipl.SETTINGS, shared=False), data)
+    with pytest.raises(ValueError, match="ccl draws negatives as they come, got logq=True"):
+        ccl.build(dataclasses.replace(ccl.SETTINGS, logq=True), data)
+    with pytest.raises(ValueError, match="ssm is a softmax, got objective='bpr'"):
+        ssm.build(dataclasses.replace(ssm.SETTINGS, objective="bpr"), data)
+
+
+def test_arms_are_tuned_like_the_librarys_own() -> None:
+    data = random_interactions()
+    model, found = fitted(zerosum.build(small(zerosum.SETTINGS), data))
+    tables, ledger = models.embed(model, found.state.params), found.state.ledger
+    assert ledger is not None
+    problem = select.prepare(tables, ledger, data, {"natural": random_interactions(5)}, k=3)
+    along = ddc.directions(tables, data)
+    scalars = ddc.fit(tables, data, key=jax.random.key(1), along=along, epochs=1)
+    for arm in (pc.arm(data.item_counts), tde.arm(tables, ledger), ddc.arm(scalars, along)):
+        points = select.frontier(problem, arm, budget=6, rounds=1)
+        assert len(points) == 6
+        first = select.measure(problem, adj.identity())["natural"]
+        assert points[0].metrics["natural"] == pytest.approx(first, abs=1e-6)
+
+
+def test_the_branch_knows_counts_only() -> None:
+    data = random_interactions()
+    tables = branch.train_branch(small(bc_loss.SETTINGS), data, key=jax.random.key(0), epochs=2)
+    np.testing.assert_allclose(np.linalg.norm(tables.item, axis=1), np.ones(data.num_items), rtol=1e-5)
+    for rows, counts in ((tables.user, data.user_counts), (tables.item, data.item_counts)):
+        for value in np.unique(counts):
+            same = np.asarray(rows)[counts == value]
+            np.testing.assert_array_equal(same, np.broadcast_to(same[0], same.shape))
