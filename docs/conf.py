@@ -24,18 +24,18 @@ release = version = __version__
 copyright = "the authors of jaxrec; Apache-2.0"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 html_title = "jaxrec"
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
+smartquotes = False  # docstrings hold code and formulas
 nb_execution_mode = "off"  # tests/test_notebooks.py runs them
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": True}
-autodoc_type_aliases = {"Array": "Array", "Params": "Params"}
 autodoc_preserve_defaults = True
 suppress_warnings = ["ref.python"]  # two fields of one name in signatures, which link to neither
 viewcode_line_numbers = True
@@ -92,7 +92,7 @@ def markup(part: list[str]) -> list[str]:
     """A paragraph: a doctest and an indented block stay as they are, `name: text` becomes an item of a list."""
     if part[0].startswith(">>>"):
         return part
-    if part[0].startswith(" "):
+    if part[0].startswith(" ") or sum("   " in line.strip() for line in part) > 1:  # indented, or in columns
         return ["::", "", *(f"    {line}" for line in part)]
     found: list[str] = []
     inside, listed = False, False
