@@ -102,7 +102,7 @@ def markup(part: list[str]) -> list[str]:
         if indented and part[n - 1].endswith(":") and not LABEL.match(line.strip()):
             return [*found, "", "::", "", *(f"    {rest}" for rest in part[n:])]
         listed = listed or (indented and part[n - 1].endswith(":"))
-        if LABEL.match(line.strip()) and (listed or not indented):
+        if LABEL.match(line.strip()) and (listed or line[0].islower()):
             found += ["", f"* {text}"]
             inside = True
         elif indented and inside:
