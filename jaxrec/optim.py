@@ -46,6 +46,8 @@ def sum_by_row(slots: Array, ids: Array, gradients: Array) -> tuple[Array, Array
 
 
 class SgdState(NamedTuple):
+    """The step, for a schedule of rates."""
+
     step: Array  # []
 
 
@@ -62,6 +64,8 @@ def row_sgd(rate: Rate) -> RowOptimizer:
 
 
 class AdagradState(NamedTuple):
+    """The accumulated squares of gradients."""
+
     step: Array  # []
     square: Array  # [N, W], or [N] by row
     slots: Array  # [N] scratch of `sum_by_row`
@@ -91,6 +95,8 @@ def row_adagrad(rate: Rate, *, by_row: bool = False, initial: float = 0.1, eps: 
 
 
 class AdamState(NamedTuple):
+    """The moments of gradients, and how often each row was touched."""
+
     step: Array  # []
     mean: Array  # [N, W]
     square: Array  # [N, W]

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Correct a model that was trained elsewhere
 #
-# Two tables of embeddings and the interactions they were trained on are enough. Here a truncated singular value
-# decomposition from SciPy stands for the model of another library; objects of implicit, Cornac and LensKit and torch
-# modules go into `jaxrec.adjust` as they are (`jaxrec.adapters` says what is read off each).
+# Two tables of embeddings and the interactions they were trained on are enough. Here weighted alternating least squares,
+# written in numpy, stands for the model of another library; objects of implicit, Cornac and LensKit and torch modules go
+# into `jaxrec.adjust` as they are (`jaxrec.adapters` says what is read off each).
 
 # %%
 # On Colab only: SOURCE is a checkout of this repository, or whatever else pip can install jaxrec from.
@@ -32,7 +32,6 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse.linalg import svds
 
 import jaxrec
 from jaxrec import adapters, data, pipeline, serve
@@ -45,8 +44,19 @@ seen, unseen = held.train, held.held
 # ## The model
 
 # %%
-left, values, right = svds(seen.to_scipy(), k=24, random_state=0)
-two = adapters.from_arrays(left * np.sqrt(values), right.T * np.sqrt(values), source="SciPy svds")
+def als(liked: np.ndarray, width: int = 8, weight: float = 20.0, ridge: float = 50.0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of users and items that minimise Σ c (r − ⟨u, v⟩)² + ridge (Σ‖u‖² + Σ‖v‖²), c = 1 + weight where r = 1."""
+    user, item = np.zeros((liked.shape[0], width)), np.random.default_rng(0).normal(0, 0.1, (liked.shape[1], width))
+    for _ in range(8):
+        for rows, others, pairs in ((user, item, liked), (item, user, liked.T)):
+            gram = others.T @ others + ridge * np.eye(width)
+            for n, pair in enumerate(pairs):
+                own = others[pair > 0]
+                rows[n] = np.linalg.solve(gram + weight * own.T @ own, (1 + weight) * own.sum(axis=0))
+    return user, item
+
+
+two = adapters.from_arrays(*als(seen.to_scipy().toarray()), source="ALS in numpy")
 print(two.tables.user.shape, two.tables.item.shape)
 
 # %% [markdown]

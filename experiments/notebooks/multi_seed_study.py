@@ -38,8 +38,9 @@ from jaxrec.presets import PRESETS
 
 SEEDS = (0, 1, 2)
 settings = replace(
-    PRESETS["softmax-mf"],
-    width=16, negatives=64, batch_size=512, l2=0.1, epochs=6, evaluate_every=3, budget=16, select="loss", max_loss=0.1,
+    PRESETS["paper-mf"],
+    objective="bce", width=16, negatives=4, learning_rate=0.1, l2=0.01, batch_size=512, epochs=12, evaluate_every=6,
+    budget=16, select_users=400,
 )  # fmt: skip
 folder = Path(tempfile.mkdtemp())
 

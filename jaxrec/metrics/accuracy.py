@@ -49,7 +49,7 @@ def hit_matrix(users: np.ndarray, items: np.ndarray, test: Interactions) -> np.n
 
 
 def accuracy(hits: np.ndarray, relevant: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """The accuracy metrics of METRICS at cut-off k, each [N] float64."""
+    """The accuracy metrics at cut-off k, each [N] float64; docs/metrics.md has their formulas."""
     found = hits[:, :k]
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
     capped = np.minimum(relevant, k)
