@@ -84,8 +84,9 @@ def top_k(
     k: int,
 ) -> rank.TopK:
     """The k best items of each user, of whatever a method ranks by: `rank.top_k` or `rank.top_k_scores`."""
-    by = rank.top_k_scores if isinstance(found, Scorer) else rank.top_k
-    return by(found, users, exclude, k=k)  # type: ignore[operator]
+    if isinstance(found, Scorer):
+        return rank.top_k_scores(found, users, exclude, k=k)
+    return rank.top_k(found, users, exclude, k=k)
 
 
 def want_plain_rows(name: str, settings: Settings) -> None:

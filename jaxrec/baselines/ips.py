@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import presets
@@ -52,4 +53,4 @@ def build(settings: Settings, train: Interactions, *, kind: Kind = "cnsr", smoot
     ledger observes. Where all items are equally popular it is the plain model.
     """
     by = weights(train.item_counts, kind, smooth=smooth)
-    return plain(presets.build(settings, train, transform=weight_rows(by)))
+    return plain(presets.build(settings, train, transform=weight_rows(jnp.asarray(by, jnp.float32))))

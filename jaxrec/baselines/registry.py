@@ -9,7 +9,23 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from jaxrec.baselines import adap_tau, bc_loss, ccl, eql, ipl, ips, popgo, resn, ssm, zerosum
+from jaxrec.baselines import (
+    adap_tau,
+    bc_loss,
+    cause,
+    ccl,
+    dice,
+    eql,
+    ipl,
+    ips,
+    macr,
+    pd,
+    popgo,
+    resn,
+    samreg,
+    ssm,
+    zerosum,
+)
 from jaxrec.baselines.base import Method, plain
 from jaxrec.baselines.parts import on_backbone
 from jaxrec.data.interactions import Interactions
@@ -27,7 +43,16 @@ class Entry(NamedTuple):
 
 
 ENTRIES: dict[str, Entry] = {
-    **{f"ips-{kind}" if kind != "ips" else kind: Entry(ips.SETTINGS, ips.build, (("kind", kind),)) for kind in ips.KINDS},
+    "ips": Entry(ips.SETTINGS, ips.build, (("kind", "ips"),)),
+    "ips-c": Entry(ips.SETTINGS, ips.build, (("kind", "c"),)),
+    "ips-cn": Entry(ips.SETTINGS, ips.build, (("kind", "cn"),)),
+    "ips-cnsr": Entry(ips.SETTINGS, ips.build, (("kind", "cnsr"),)),
+    "macr": Entry(macr.SETTINGS, macr.build),
+    "dice": Entry(dice.SETTINGS, dice.build),
+    "pd": Entry(pd.SETTINGS, pd.build, (("inject", False),)),
+    "pda": Entry(pd.SETTINGS, pd.build, (("inject", True),)),
+    "cause": Entry(cause.SETTINGS, cause.build),
+    "samreg": Entry(samreg.SETTINGS, samreg.build),
     "ssm": Entry(ssm.SETTINGS, ssm.build),
     "logq": Entry(ssm.LOGQ, ssm.build),
     "ccl": Entry(ccl.SETTINGS, ccl.build),
