@@ -152,7 +152,13 @@ def observe_batch(
 def row_objective_gradients(
     objective: RowObjective, user: Array, positive: Array, negative: Array, batch: Batch, epoch: Array
 ) -> tuple[Array, RowGradients]:
-    """Loss per row [B] and its gradients by scored row, the user's two roles apart; the loss is summed over rows."""
+    """Loss per row [B] and its gradients by scored row, the user's two roles apart; the loss is summed over rows.
+
+    Shared negatives [K, D] are given to each row as its own, so their gradients are [B, K, D], too.
+    """
+    if negative.ndim == 2:
+        negative = jnp.broadcast_to(negative[None], (user.shape[0], *negative.shape))
+        batch = batch._replace(negatives=jnp.broadcast_to(batch.negatives[None], negative.shape[:2]))
 
     def total(rows: ScoredRows) -> tuple[Array, Array]:
         loss = objective(rows, batch, epoch)
@@ -165,14 +171,18 @@ def row_objective_gradients(
 def observe_rows(
     ledger: ledgers.GradientLedger, batch: Batch, rows: RowGradients, *, decay: float = 1.0
 ) -> ledgers.GradientLedger:
-    """Adds a batch's gradients by row, whose own lengths are the sizes; negatives are each row's own [B, K]."""
+    """Adds a batch's gradients by row, whose own lengths are the sizes; negatives' are [B, K, D], shared or not."""
     size = RowGradients(*(jnp.linalg.norm(gradient, axis=-1) for gradient in rows))
     present = jnp.ones_like(size.negative) if batch.where is None else batch.where.astype(size.negative.dtype)
-    by_negative = rows.negative.reshape(-1, rows.negative.shape[-1])
+    if batch.negatives.ndim == 1:
+        by_negative, push_size, push_count = (jnp.sum(x, axis=0) for x in (rows.negative, size.negative, present))
+    else:
+        by_negative = rows.negative.reshape(-1, rows.negative.shape[-1])
+        push_size, push_count = size.negative.ravel(), present.ravel()
     return ledgers.observe(
         ledger,
         item_pull=ledgers.Events(batch.positives, rows.positive, size.positive),
-        item_push=ledgers.Events(batch.negatives.ravel(), by_negative, size.negative.ravel(), present.ravel()),
+        item_push=ledgers.Events(batch.negatives.ravel(), by_negative, push_size, push_count),
         user_pull=ledgers.Events(batch.users, rows.user_pull, size.user_pull),
         user_push=ledgers.Events(batch.users, rows.user_push, size.user_push),
         decay=decay,
@@ -244,8 +254,8 @@ def make_row_step(
 ) -> Step:
     """`make_step` for an objective of scored rows; the ledger sees every term of it.
 
-    Shared negatives are given to each row as its own, which takes B times their memory. There are no score gradients,
-    so a `transform` of them is refused with a ValueError.
+    Shared negatives are given to each row as its own, which takes B times their memory at the scored rows. There are
+    no score gradients, so a `transform` of them is refused with a ValueError.
     """
     if transform is not None:
         raise ValueError("an objective of rows has no score gradients to transform; weigh its rows in the objective")
@@ -255,9 +265,11 @@ def make_row_step(
         ledger = state.ledger
         if observation is not None and ledger is not None:
             ledger = observe_rows(ledger, batch, rows, decay=observation.decay)
+        if batch.negatives.ndim == 1:
+            rows = rows._replace(negative=jnp.sum(rows.negative, axis=0))
         return _Cut(loss, jnp.linalg.norm(rows.positive, axis=-1), rows, ledger, state.transform)
 
-    return _make(model, optimizer, cut, optax.EmptyState, observation=observation, l2=l2, own=True)
+    return _make(model, optimizer, cut, optax.EmptyState, observation=observation, l2=l2)
 
 
 def _make(
@@ -268,9 +280,8 @@ def _make(
     *,
     observation: Observation | None,
     l2: float,
-    own: bool = False,
 ) -> Step:
-    """What both kinds of steps share: the way to the scored rows and back. `own` gives each row its own negatives."""
+    """What both kinds of steps share: the way to the scored rows and back."""
     if isinstance(optimizer, RowOptimizer) and not model.tables_are_params:
         raise ValueError("a row-sparse optimiser wants a model whose tables are its parameters; use an optax one")
 
@@ -303,9 +314,6 @@ def _make(
         return model.user_head(user), model.item_head(positive), model.item_head(negative)
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
-        if own and batch.negatives.ndim == 1:
-            shape = (batch.users.shape[0], batch.negatives.shape[0])
-            batch = batch._replace(negatives=jnp.broadcast_to(batch.negatives[None, :], shape))
         raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
         scored, pull_to_raw = jax.vjp(heads, *raw)
         at = cut(scored, state, batch)

@@ -80,7 +80,7 @@ def foretold(found: Popularity, *, trend: float = 0.0) -> Array:
 
 def positive_part(scores: Array) -> Array:
     """f = ELU(s) + 1: e^s below 0, s + 1 above."""
-    return jnp.where(scores > 0, scores + 1.0, jnp.exp(jnp.minimum(scores, 0.0)))
+    return jnp.where(scores > 0, scores + 1.0, jnp.exp(jnp.where(scores > 0, 0.0, scores)))
 
 
 def objective(found: Popularity, *, gamma: float = 0.1) -> Callable[[Batch], Objective]:
