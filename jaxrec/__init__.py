@@ -18,7 +18,7 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     adapters     tables out of models that other libraries trained
     frozen       observe: a ledger off tables that stay      correct     adjust: correct a trained model
     serve        recommend, fold_in, write_lists             export      a scorer as one file
-    baselines    other methods, one module each: ssm, ccl, adap_tau, ipl, pc, tde, ...
+    baselines    other methods, one module each: macr, dice, ssm, ccl, ...; build(name, train)
 """
 
 from __future__ import annotations

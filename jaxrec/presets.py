@@ -194,16 +194,21 @@ def build(
     objective: Any = None,
     transform: optax.GradientTransformation | None = None,
     make: Callable[..., Step] = make_step,
+    wrap: Callable[[Model], Model] | None = None,
+    around: Callable[[Sampler], Sampler] | None = None,
 ) -> tuple[Model, Sampler, Step]:
     """The parts that settings name, for these interactions. ValueError where options contradict each other.
 
     objective: takes the place of the one that settings name; `transform` is one of score gradients.
     make: joins the parts in place of `make_step`, and is called as it is.
+    wrap, around: change the model and the sampler before the parts are joined.
     """
     s = settings
     model = models.normalize(
         _backbone(s, train), users=s.normalize_users, items=s.normalize_items, temperature=s.temperature
     )
+    if wrap is not None:
+        model = wrap(model)
     sampler = samplers.sampler(
         train,
         batch_size=s.batch_size,
@@ -214,6 +219,8 @@ def build(
         reject=s.reject,
         by=s.sample_by,
     )
+    if around is not None:
+        sampler = around(sampler)
     if s.logq and s.objective != "softmax":
         raise ValueError(f"logq corrects the softmax; objective {s.objective!r} does not read it")
     named = {"bpr": objectives.bpr, "bce": objectives.bce}.get(s.objective, lambda: objectives.softmax(logq=s.logq))

@@ -22,12 +22,16 @@ MAX_REDRAWS = 32
 
 
 class Sampler(NamedTuple):
-    """`draw(data, epoch_key, step) -> Batch`; an epoch is steps 0 .. num_batches - 1."""
+    """`draw(data, epoch_key, step) -> Batch`; an epoch is steps 0 .. num_batches - 1.
+
+    With `by_epoch` what is drawn changes with the epoch, and `draw` takes its number as `epoch` [] int32, too.
+    """
 
     data: Any
-    draw: Callable[[Any, Array, Array], Batch]
+    draw: Callable[..., Batch]
     num_batches: int
     batch_size: int
+    by_epoch: bool = False
 
 
 def permuted(key: Array, positions: Array, size: int) -> Array:
@@ -114,8 +118,8 @@ def draw_alias(key: Array, table: AliasTable, shape: tuple[int, ...]) -> Array:
     return jnp.where(coin < table.accept[column], column, table.other[column])
 
 
-def is_known(starts: Array, items: Array, users: Array, candidates: Array) -> Array:
-    """Whether user b has candidate (b, k) in the training data: users [B], candidates [B, K] -> bool [B, K].
+def find_pairs(starts: Array, items: Array, users: Array, candidates: Array) -> tuple[Array, Array]:
+    """Where user b's candidate (b, k) is in the training data: users [B], candidates [B, K] -> positions, found [B, K].
 
     `starts` [U+1] and `items` [E] are the history in CSR form with ids ascending within each user; a binary search in
     the user's segment.
@@ -131,7 +135,12 @@ def is_known(starts: Array, items: Array, users: Array, candidates: Array) -> Ar
         return jnp.where(below, middle + 1, low), jnp.where(below | (low >= high), high, middle)
 
     low, _ = jax.lax.fori_loop(0, max(int(items.shape[0]).bit_length(), 1), halve, (low, end))
-    return (low < end) & (items.at[low].get(mode="fill", fill_value=-1) == candidates)
+    return low, (low < end) & (items.at[low].get(mode="fill", fill_value=-1) == candidates)
+
+
+def is_known(starts: Array, items: Array, users: Array, candidates: Array) -> Array:
+    """Whether user b has candidate (b, k) in the training data, from `find_pairs`: [B], [B, K] -> bool [B, K]."""
+    return find_pairs(starts, items, users, candidates)[1]
 
 
 def known_bits(train: Interactions) -> np.ndarray:

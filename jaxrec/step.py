@@ -6,12 +6,15 @@
     g'      = transform(g)                                  an optax chain, the identity in the paper's setting
     ledger  = observe(gradients by row, from g or g')       explicit state out
     params  = optimiser(gradients by row from g', pulled back through the heads)
+
+A loss that no scores tell (branches, several embeddings in a row) is an objective of rows, which `make_row_step` cuts
+at the same place: jax.grad by the scored rows themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +43,21 @@ class RowGradients(NamedTuple):
     negative: Array  # [B, K, D], or [K, D] summed over the batch for shared negatives
 
 
+class ScoredRows(NamedTuple):
+    """The scored rows of a batch, as an objective of rows gets them; the user's comes twice, a role each."""
+
+    pull: Array  # [B, D] the user's, for terms of the positive
+    push: Array  # [B, D] the user's, for terms of the negatives
+    positive: Array  # [B, D]
+    negative: Array  # [B, K, D]
+
+
+class RowObjective(Protocol):
+    """(scored rows, batch, epoch [] int32) -> loss per row [B]."""
+
+    def __call__(self, rows: ScoredRows, batch: Batch, epoch: Array) -> Array: ...
+
+
 class TrainState(NamedTuple):
     """All that the next step needs."""
 
@@ -55,7 +73,7 @@ class Info(NamedTuple):
     """What a person looks at, one number a step."""
 
     loss: Array  # mean over rows
-    pull: Array  # mean w⁺ over rows
+    pull: Array  # mean w⁺ over rows; of an objective of rows the mean ‖∂ℓ/∂v_i‖
     finite: Array  # bool
 
 
@@ -131,6 +149,56 @@ def observe_batch(
     )
 
 
+def row_objective_gradients(
+    objective: RowObjective, user: Array, positive: Array, negative: Array, batch: Batch, epoch: Array
+) -> tuple[Array, RowGradients]:
+    """Loss per row [B] and its gradients by scored row, the user's two roles apart; the loss is summed over rows.
+
+    Shared negatives [K, D] are given to each row as its own, so their gradients are [B, K, D], too.
+    """
+    if negative.ndim == 2:
+        negative = jnp.broadcast_to(negative[None], (user.shape[0], *negative.shape))
+        batch = batch._replace(negatives=jnp.broadcast_to(batch.negatives[None], negative.shape[:2]))
+
+    def total(rows: ScoredRows) -> tuple[Array, Array]:
+        loss = objective(rows, batch, epoch)
+        return jnp.sum(loss), loss
+
+    gradients, loss = jax.grad(total, has_aux=True)(ScoredRows(user, user, positive, negative))
+    return loss, RowGradients(*gradients)
+
+
+def observe_rows(
+    ledger: ledgers.GradientLedger, batch: Batch, rows: RowGradients, *, decay: float = 1.0
+) -> ledgers.GradientLedger:
+    """Adds a batch's gradients by row, whose own lengths are the sizes; negatives' are [B, K, D], shared or not."""
+    size = RowGradients(*(jnp.linalg.norm(gradient, axis=-1) for gradient in rows))
+    present = jnp.ones_like(size.negative) if batch.where is None else batch.where.astype(size.negative.dtype)
+    if batch.negatives.ndim == 1:
+        by_negative, push_size, push_count = (jnp.sum(x, axis=0) for x in (rows.negative, size.negative, present))
+    else:
+        by_negative = rows.negative.reshape(-1, rows.negative.shape[-1])
+        push_size, push_count = size.negative.ravel(), present.ravel()
+    return ledgers.observe(
+        ledger,
+        item_pull=ledgers.Events(batch.positives, rows.positive, size.positive),
+        item_push=ledgers.Events(batch.negatives.ravel(), by_negative, push_size, push_count),
+        user_pull=ledgers.Events(batch.users, rows.user_pull, size.user_pull),
+        user_push=ledgers.Events(batch.users, rows.user_push, size.user_push),
+        decay=decay,
+    )
+
+
+class _Cut(NamedTuple):
+    """What happens at the scored rows of one batch."""
+
+    loss: Array  # [B]
+    pull: Array  # [B] for `Info`
+    rows: RowGradients  # what the parameters get
+    ledger: ledgers.GradientLedger | None
+    transform: Any
+
+
 def make_step(
     model: Model,
     objective: Objective,
@@ -149,42 +217,9 @@ def make_step(
     l2: λ; each gathered raw row adds λ/2 ‖row‖² to the loss, once per occurrence (a row of `model.penalized` in its
         place where the model has that). The ledger does not see it.
     """
-    if isinstance(optimizer, RowOptimizer) and not model.tables_are_params:
-        raise ValueError("a row-sparse optimiser wants a model whose tables are its parameters; use an optax one")
     through = optax.with_extra_args_support(optax.identity() if transform is None else transform)
 
-    def init(key: Array) -> TrainState:
-        init_key, state_key = jax.random.split(key)
-        params = model.init(init_key)
-        sparse = isinstance(optimizer, RowOptimizer)
-        ledger = None
-        if observation is not None:
-            ledger = ledgers.init(
-                model.num_users,
-                model.num_items,
-                model.width,
-                user_weight=observation.user_weight,
-                item_weight=observation.item_weight,
-            )
-        blank = ScoreGradients(jnp.zeros(1), jnp.zeros((1, 1)))
-        return TrainState(
-            params=params,
-            optimizer=jax.tree.map(optimizer.init, params) if sparse else optimizer.init(params),
-            transform=through.init(blank),
-            ledger=ledger,
-            key=state_key,
-            epoch=jnp.zeros((), jnp.int32),
-        )
-
-    def gather(params: Params, batch: Batch) -> tuple[Array, Array, Array]:
-        return _take(model.tables(params), batch)
-
-    def heads(user: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
-        return model.user_head(user), model.item_head(positive), model.item_head(negative)
-
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
-        raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
-        scored, pull_to_raw = jax.vjp(heads, *raw)
+    def cut(scored: tuple[Array, Array, Array], state: TrainState, batch: Batch) -> _Cut:
         loss, g = score_gradients(objective, *scored, batch)
         corrected, transform_state = through.update(
             g,
@@ -202,6 +237,87 @@ def make_step(
             if observation.gradients == "raw" and transform is not None:
                 seen, by_row = g, row_gradients(*scored, g)
             ledger = observe_batch(ledger, batch, scored[0], seen, by_row, decay=observation.decay)
+        return _Cut(loss, -g.positive, applied, ledger, transform_state)
+
+    blank = lambda: through.init(ScoreGradients(jnp.zeros(1), jnp.zeros((1, 1))))  # noqa: E731
+    return _make(model, optimizer, cut, blank, observation=observation, l2=l2)
+
+
+def make_row_step(
+    model: Model,
+    objective: RowObjective,
+    optimizer: RowOptimizer | optax.GradientTransformation,
+    *,
+    transform: optax.GradientTransformation | None = None,
+    observation: Observation | None = Observation(),  # noqa: B008  an immutable tuple
+    l2: float = 0.0,
+) -> Step:
+    """`make_step` for an objective of scored rows; the ledger sees every term of it.
+
+    Shared negatives are given to each row as its own, which takes B times their memory at the scored rows. There are
+    no score gradients, so a `transform` of them is refused with a ValueError.
+    """
+    if transform is not None:
+        raise ValueError("an objective of rows has no score gradients to transform; weigh its rows in the objective")
+
+    def cut(scored: tuple[Array, Array, Array], state: TrainState, batch: Batch) -> _Cut:
+        loss, rows = row_objective_gradients(objective, *scored, batch, state.epoch)
+        ledger = state.ledger
+        if observation is not None and ledger is not None:
+            ledger = observe_rows(ledger, batch, rows, decay=observation.decay)
+        if batch.negatives.ndim == 1:
+            rows = rows._replace(negative=jnp.sum(rows.negative, axis=0))
+        return _Cut(loss, jnp.linalg.norm(rows.positive, axis=-1), rows, ledger, state.transform)
+
+    return _make(model, optimizer, cut, optax.EmptyState, observation=observation, l2=l2)
+
+
+def _make(
+    model: Model,
+    optimizer: RowOptimizer | optax.GradientTransformation,
+    cut: Callable[[tuple[Array, Array, Array], TrainState, Batch], _Cut],
+    blank: Callable[[], Any],
+    *,
+    observation: Observation | None,
+    l2: float,
+) -> Step:
+    """What both kinds of steps share: the way to the scored rows and back."""
+    if isinstance(optimizer, RowOptimizer) and not model.tables_are_params:
+        raise ValueError("a row-sparse optimiser wants a model whose tables are its parameters; use an optax one")
+
+    def init(key: Array) -> TrainState:
+        init_key, state_key = jax.random.split(key)
+        params = model.init(init_key)
+        sparse = isinstance(optimizer, RowOptimizer)
+        ledger = None
+        if observation is not None:
+            ledger = ledgers.init(
+                model.num_users,
+                model.num_items,
+                model.width,
+                user_weight=observation.user_weight,
+                item_weight=observation.item_weight,
+            )
+        return TrainState(
+            params=params,
+            optimizer=jax.tree.map(optimizer.init, params) if sparse else optimizer.init(params),
+            transform=blank(),
+            ledger=ledger,
+            key=state_key,
+            epoch=jnp.zeros((), jnp.int32),
+        )
+
+    def gather(params: Params, batch: Batch) -> tuple[Array, Array, Array]:
+        return _take(model.tables(params), batch)
+
+    def heads(user: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
+        return model.user_head(user), model.item_head(positive), model.item_head(negative)
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
+        scored, pull_to_raw = jax.vjp(heads, *raw)
+        at = cut(scored, state, batch)
+        applied = at.rows
         by_raw = pull_to_raw((applied.user_pull + applied.user_push, applied.positive, applied.negative))
         if l2 and model.penalized is None:
             by_raw = tuple(grad + l2 * row for grad, row in zip(by_raw, raw, strict=True))
@@ -214,9 +330,9 @@ def make_step(
             with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole powers
                 change, opt_state = optimizer.update(gradient, state.optimizer, state.params)
             params = optax.apply_updates(state.params, change)
-        mean_loss = jnp.mean(loss)
-        info = Info(mean_loss, -jnp.mean(g.positive), jnp.isfinite(mean_loss))
-        return state._replace(params=params, optimizer=opt_state, transform=transform_state, ledger=ledger), info
+        mean_loss = jnp.mean(at.loss)
+        info = Info(mean_loss, jnp.mean(at.pull), jnp.isfinite(mean_loss))
+        return state._replace(params=params, optimizer=opt_state, transform=at.transform, ledger=at.ledger), info
 
     return Step(init, update)
 

@@ -35,8 +35,10 @@ def make_epoch(step: Step, sampler: Sampler) -> Epoch:
     def run(state: TrainState, data: Any) -> tuple[TrainState, Info]:
         key = jax.random.fold_in(state.key, state.epoch)
 
+        number = {"epoch": state.epoch} if sampler.by_epoch else {}
+
         def body(state: TrainState, i: Array) -> tuple[TrainState, Info]:
-            return step.update(state, sampler.draw(data, key, i))
+            return step.update(state, sampler.draw(data, key, i, **number))
 
         state, info = jax.lax.scan(body, state, jnp.arange(sampler.num_batches, dtype=jnp.int32))
         return state._replace(epoch=state.epoch + 1), info

@@ -1,7 +1,15 @@
 """Published methods, one file each, assembled from the library's parts; each file has the formula and its source.
 
-    trained      ssm (and logQ), ccl, zerosum, adap_tau, eql, ipl, bc_loss, popgo, resn
+    by name      build(name, train, backbone, ...) -> Method, fit_method; METHODS, options(name)
+    trained      ips (with C, CN, CNSR), macr, dice, pd (and PDA), cause, samreg
+                 `build(settings, train, ...) -> Method`, from the file's `SETTINGS`
+                 ssm (and logQ), ccl, zerosum, adap_tau, eql, ipl, bc_loss, popgo, resn
                  `build(settings, train, ...) -> (Model, Sampler, Step)`, from the file's `SETTINGS`
     test time    pc, tde, ddc: `adjustment(...)`, and `arm(...)` to tune its strengths
-    shared       parts, branch
+    shared       base, parts, branch, strata
 """
+
+from jaxrec.baselines.base import Method, start, top_k
+from jaxrec.baselines.registry import METHODS, build, fit_method, options
+
+__all__ = ["METHODS", "Method", "build", "fit_method", "options", "start", "top_k"]

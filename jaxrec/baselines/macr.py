@@ -1,0 +1,136 @@
+"""MACR: scores through a user and an item branch, whose own effect is taken off (Wei et al. 2021, arXiv 2010.15363).
+
+    f_ui = s_ui σ(⟨u, a⟩) σ(⟨v_i, b⟩)
+    L    = BCE(f) + α BCE(⟨v, b⟩) + β BCE(⟨u, a⟩), over positives with label 1 and negatives with label 0
+    test   (s_ui − c) σ(⟨u, a⟩) σ(⟨v_i, b⟩)
+
+The user's factor is positive and the same for all items, so it changes no ranking; the rest is an inner product,
+[u, 1] by [σ_i v_i, −c σ_i].
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import objectives, presets
+from jaxrec.baselines.base import Method, known_strengths, want_objective
+from jaxrec.data.interactions import Interactions
+from jaxrec.ledger import GradientLedger
+from jaxrec.models import Model, candidate_scores, pair_scores
+from jaxrec.models.base import identity
+from jaxrec.presets import Settings
+from jaxrec.select import Arm
+from jaxrec.step import RowObjective, ScoredRows, make_row_step
+from jaxrec.transforms.adjustment import Adjustment, ScoreChange
+from jaxrec.types import Array, Batch, Params, Tables
+
+SETTINGS = Settings(
+    objective="bce", normalize_users=False, layers=2, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5
+)
+"""The source's: D 64, Adam, two layers of LightGCN."""
+
+
+def branches(model: Model, *, scale: float = 0.1) -> Model:
+    """Scored rows with the branch's logit in a last column: [u, ⟨u, a⟩] and [v, ⟨v, b⟩], of D + 1 columns.
+
+    Parameters are {"base": the model's own, "user": a [D], "item": b [D]}, a and b ~ N(0, scale²) at the start.
+    """
+
+    def init(key: Array) -> Params:
+        base_key, *keys = jax.random.split(key, 3)
+        a, b = (scale * jax.random.normal(k, (model.width,)) for k in keys)
+        return {"base": model.init(base_key), "user": a, "item": b}
+
+    def tables(params: Params) -> tuple[Array, Array]:
+        user, item = model.tables(params["base"])
+        return _beside(model.user_head(user), params["user"]), _beside(model.item_head(item), params["item"])
+
+    inner = model.tables if model.penalized is None else model.penalized
+    return model._replace(
+        width=model.width + 1,
+        vector_width=model.width,
+        init=init,
+        tables=tables,
+        user_head=identity,
+        item_head=identity,
+        tables_are_params=False,
+        penalized=lambda params: inner(params["base"]),
+    )
+
+
+def _beside(rows: Array, along: Array) -> Array:
+    return jnp.concatenate([rows, (rows @ along)[:, None]], axis=1)
+
+
+def objective(*, alpha: float = 1e-3, beta: float = 1e-3) -> RowObjective:
+    """ℓ = BCE(f) + α BCE of the items' branch + β BCE of the user's, on rows of `branches`.
+
+    BCE = softplus(−x) of the positive + mean_j softplus(x_j) of the negatives; the user's branch has the same logit in
+    both roles. With α = β = 0 and a = b = 0 it is BCE of s/4.
+    """
+    if alpha < 0 or beta < 0:
+        raise ValueError(f"macr wants alpha and beta >= 0, got {alpha} and {beta}; the source has 1e-3 for both")
+    bce = objectives.bce()
+
+    def loss(rows: ScoredRows, batch: Batch, epoch: Array) -> Array:
+        (pull, by_pull), (push, by_push), (positive, by_item), (negative, by_others) = map(_apart, rows)
+        gates = jax.nn.sigmoid(by_push)[:, None] * jax.nn.sigmoid(by_others)
+        f = pair_scores(pull, positive) * jax.nn.sigmoid(by_pull) * jax.nn.sigmoid(by_item)
+        others = candidate_scores(push, negative) * gates
+        items = bce(by_item, by_others, where=batch.where)
+        users = bce(by_pull, jnp.broadcast_to(by_push[:, None], by_others.shape), where=batch.where)
+        return bce(f, others, where=batch.where) + alpha * items + beta * users
+
+    return loss
+
+
+def _apart(rows: Array) -> tuple[Array, Array]:
+    return rows[..., :-1], rows[..., -1]
+
+
+def build(
+    settings: Settings, train: Interactions, *, alpha: float = 1e-3, beta: float = 1e-3, c: float = 40.0
+) -> Method:
+    """MACR on any backbone; α is the items' weight, β the users', and c the strength at test time.
+
+    The source tunes c, about 30 to 40, and has α 1e-3 or 1e-2. `arm` tunes c from 0 to 80.
+    """
+    want_objective("macr", settings, "bce")
+    loss = objective(alpha=alpha, beta=beta)
+    model, sampler, step = presets.build(settings, train, objective=loss, make=make_row_step, wrap=branches)
+    strengths = {"c": c}
+
+    def rank(params: Params, ledger: GradientLedger | None = None, **given: float) -> Tables:
+        return tables_at(model, params, known_strengths(strengths, given)["c"])
+
+    return Method(model, sampler, step, rank, strengths, partial(arm, model))
+
+
+def tables_at(model: Model, params: Params, c: float | Array) -> Tables:
+    """[u, 1] and [σ_i v_i, −c σ_i] of a model of `branches`."""
+    user, item = model.tables(params)
+    gate = jax.nn.sigmoid(item[:, -1:])
+    ones = jnp.ones_like(user[:, :1])
+    return Tables(
+        jnp.concatenate([user[:, :-1], ones], axis=1), jnp.concatenate([gate * item[:, :-1], -c * gate], axis=1)
+    )
+
+
+def arm(model: Model, params: Params, *, high: float = 80.0) -> Arm:
+    """c in [0, high], on the tables of c = 0."""
+    gate = jax.nn.sigmoid(model.tables(params)[1][:, -1])
+
+    def adjust(s: Array) -> Adjustment:
+        def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+            return tables._replace(item=tables.item.at[:, -1].add(-s[0] * gate))
+
+        return apply
+
+    def change(s: Array) -> ScoreChange:
+        left = -s[0] * jnp.ones((model.num_users, 1))
+        return ScoreChange(jnp.ones_like(gate), left, gate[:, None], jnp.zeros(0))
+
+    return Arm(("c",), (0,), (high,), adjust, change)

@@ -1,0 +1,121 @@
+"""The trained methods by name, so that a study can loop over them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from jaxrec.baselines import (
+    adap_tau,
+    bc_loss,
+    cause,
+    ccl,
+    dice,
+    eql,
+    ipl,
+    ips,
+    macr,
+    pd,
+    popgo,
+    resn,
+    samreg,
+    ssm,
+    zerosum,
+)
+from jaxrec.baselines.base import Method, plain
+from jaxrec.baselines.parts import on_backbone
+from jaxrec.data.interactions import Interactions
+from jaxrec.names import nearest
+from jaxrec.presets import Settings, override
+from jaxrec.train import Fit, fit
+
+
+class Entry(NamedTuple):
+    """A method's settings and how it is put together; `options` are those that its name fixes."""
+
+    settings: Settings
+    build: Callable[..., Any]  # (settings, train, **options) -> Method, or (Model, Sampler, Step)
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+ENTRIES: dict[str, Entry] = {
+    "ips": Entry(ips.SETTINGS, ips.build, (("kind", "ips"),)),
+    "ips-c": Entry(ips.SETTINGS, ips.build, (("kind", "c"),)),
+    "ips-cn": Entry(ips.SETTINGS, ips.build, (("kind", "cn"),)),
+    "ips-cnsr": Entry(ips.SETTINGS, ips.build, (("kind", "cnsr"),)),
+    "macr": Entry(macr.SETTINGS, macr.build),
+    "dice": Entry(dice.SETTINGS, dice.build),
+    "pd": Entry(pd.SETTINGS, pd.build, (("inject", False),)),
+    "pda": Entry(pd.SETTINGS, pd.build, (("inject", True),)),
+    "cause": Entry(cause.SETTINGS, cause.build),
+    "samreg": Entry(samreg.SETTINGS, samreg.build),
+    "ssm": Entry(ssm.SETTINGS, ssm.build),
+    "logq": Entry(ssm.LOGQ, ssm.build),
+    "ccl": Entry(ccl.SETTINGS, ccl.build),
+    "zerosum": Entry(zerosum.SETTINGS, zerosum.build),
+    "adap_tau": Entry(adap_tau.SETTINGS, adap_tau.build),
+    "eql": Entry(eql.SETTINGS, eql.build),
+    "ipl": Entry(ipl.SETTINGS, ipl.build),
+    "bc_loss": Entry(bc_loss.SETTINGS, bc_loss.build),
+    "popgo": Entry(popgo.SETTINGS, popgo.build),
+    "resn": Entry(resn.SETTINGS, resn.build),
+}
+
+
+def _method(entry: Entry) -> Callable[[Settings, Interactions], Method]:
+    def assemble(settings: Settings, train: Interactions, **options: Any) -> Method:
+        found = entry.build(settings, train, **dict(entry.options), **options)
+        return found if isinstance(found, Method) else plain(found)
+
+    return assemble
+
+
+METHODS: dict[str, Callable[..., Method]] = {name: _method(entry) for name, entry in ENTRIES.items()}
+"""`METHODS[name](settings, train, **options) -> Method`; `build` checks names and fills in the settings."""
+
+
+def options(name: str) -> list[str]:
+    """What `build` takes for a method beside the fields of `Settings`: its own options.
+
+    >>> options("ips-cnsr")
+    ['smooth']
+    """
+    entry = _entry(name)
+    fixed = dict(entry.options)
+    return [o for o in list(inspect.signature(entry.build).parameters)[2:] if o not in fixed]
+
+
+def _entry(name: str) -> Entry:
+    if name not in ENTRIES:
+        raise ValueError(f"there is no baseline {name!r}{nearest(name, ENTRIES)}; there are {', '.join(ENTRIES)}")
+    return ENTRIES[name]
+
+
+def build(name: str, train: Interactions, backbone: Literal["mf", "lightgcn"] = "mf", **given: Any) -> Method:
+    """A method on a backbone, from its own settings; `given` are options of it, and fields of `Settings` to change.
+
+    bc_loss and popgo train a branch first and take a `key` for it (jax.random.key(0) unless given). ValueError for an
+    unknown name, with the nearest one, or a value that a method does not take.
+    """
+    entry, own = _entry(name), options(name)
+    known = [f.name for f in fields(Settings)]
+    for option in given:
+        if option not in own and option not in known:
+            near = nearest(option, [*own, *known])
+            raise ValueError(f"{name} has no option {option!r}{near}; its own are {', '.join(own) or 'none'}")
+    if "backbone" in given or backbone not in ("mf", "lightgcn"):
+        raise ValueError(f"backbone must be 'mf' or 'lightgcn', got {given.get('backbone', backbone)!r}")
+    settings = on_backbone(entry.settings, backbone)
+    settings = override(settings, {n: v for n, v in given.items() if n not in own}, source=name)
+    if "key" in own:
+        given = {"key": jax.random.key(0), **given}
+    return METHODS[name](settings, train, **{n: v for n, v in given.items() if n in own})
+
+
+def fit_method(method: Method, *, epochs: int, seed: int = 0, **given: Any) -> Fit:
+    """Trains a method; `given` goes to `train.fit`. `method.rank(found.best.params, found.best.ledger)` then ranks."""
+    return fit(method.step, method.sampler, epochs=epochs, key=jax.random.key(seed), **given)

@@ -1,0 +1,608 @@
+"""Baselines of tier 1: each against a slow numpy reading of its formula, at its limits, and in a short fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import random_interactions
+
+from jaxrec import baselines, models, objectives, optim, presets, samplers, select
+from jaxrec.baselines import base, cause, dice, ips, macr, pd, samreg, strata
+from jaxrec.data import Interactions
+from jaxrec.data.synthetic import synthetic
+from jaxrec.step import RowObjective, ScoredRows, Step, make_row_step, make_step
+from jaxrec.transforms import adjustment as adj
+from jaxrec.types import Batch, Scorer, Tables
+
+USERS, ITEMS, D, B, K = 30, 20, 4, 6, 3
+TRAIN = random_interactions()
+COUNTS = TRAIN.item_counts
+TIER1 = ("ips", "ips-c", "ips-cn", "ips-cnsr", "macr", "dice", "pd", "pda", "cause", "samreg")
+EPOCH = jnp.int32(0)
+
+
+def sigmoid(x: Any) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+
+
+def softplus(x: Any) -> np.ndarray:
+    return np.logaddexp(0, np.asarray(x, np.float64))
+
+
+def batch_of(seed: int = 0, *, where: bool = True) -> Batch:
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, len(TRAIN), B)
+    mask = rng.random((B, K)) < 0.7
+    mask[:, 0] = True
+    return Batch(
+        jnp.asarray(TRAIN.users[chosen]), jnp.asarray(TRAIN.items[chosen]),
+        jnp.asarray(rng.integers(0, ITEMS, (B, K)), jnp.int32), jnp.asarray(mask) if where else None,
+    )  # fmt: skip
+
+
+def rows_of(width: int, seed: int = 0) -> ScoredRows:
+    rng = np.random.default_rng(seed)
+    user, positive, negative = (jnp.asarray(rng.normal(size=(*n, width)), jnp.float32) for n in ((B,), (B,), (B, K)))
+    return ScoredRows(user, user, positive, negative)
+
+
+def slowly(x: Any) -> list[np.ndarray]:
+    return [np.asarray(part, np.float64) for part in x]
+
+
+def check_gradient(objective: RowObjective, slow: Callable[[list[np.ndarray]], float], rows: ScoredRows) -> None:
+    """jax.grad of the sum, at a few entries, against central differences of the slow loss (the user's roles summed)."""
+    batch = batch_of()
+    found = jax.grad(lambda r: jnp.sum(objective(r, batch, EPOCH)))(rows)
+    summed = [np.asarray(found.pull + found.push), np.asarray(found.positive), np.asarray(found.negative)]
+    values, step = slowly((rows.pull, rows.positive, rows.negative)), 1e-5
+    rng = np.random.default_rng(1)
+    for part, gradient in enumerate(summed):
+        for _ in range(6):
+            at = tuple(rng.integers(0, n) for n in gradient.shape)
+            moved = [[x.copy() for x in values] for _ in range(2)]
+            moved[0][part][at] += step
+            moved[1][part][at] -= step
+            wanted = (slow(moved[0]) - slow(moved[1])) / (2 * step)
+            np.testing.assert_allclose(gradient[at], wanted, rtol=2e-3, atol=2e-4)
+
+
+def row_mean(x: np.ndarray, where: np.ndarray) -> np.ndarray:
+    return np.array([x[b][where[b]].mean() for b in range(len(x))])
+
+
+def one_step(step: Step, params: Any, batch: Batch) -> tuple[Any, Any, float]:
+    state = step.init(jax.random.key(0))._replace(params=params)
+    after, info = step.update(state, batch)
+    return after.params, after.ledger, float(info.loss)
+
+
+# the seam
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_an_objective_of_rows_that_reads_scores_is_the_step_of_scores(shared: bool, sparse: bool) -> None:
+    model = models.normalize(models.mf(USERS, ITEMS, D, scale=1.0), temperature=0.5)
+    bpr = objectives.bpr()
+
+    def by_rows(rows: ScoredRows, batch: Batch, epoch: jax.Array) -> jax.Array:
+        scores = models.pair_scores(rows.pull, rows.positive), models.candidate_scores(rows.push, rows.negative)
+        return bpr(*scores, where=batch.where)
+
+    batch = batch_of()
+    if shared:
+        batch = batch._replace(negatives=batch.negatives[0])
+    optimizer = optim.row_sgd(0.1) if sparse else optax.sgd(0.1)
+    params = model.init(jax.random.key(3))
+    wanted = one_step(make_step(model, bpr, optimizer, l2=0.01), params, batch)
+    found = one_step(make_row_step(model, by_rows, optimizer, l2=0.01), params, batch)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_an_objective_of_rows_takes_no_transform_of_scores() -> None:
+    model = models.mf(USERS, ITEMS, D)
+    with pytest.raises(ValueError, match="no score gradients"):
+        make_row_step(model, lambda rows, batch, epoch: rows.pull[:, 0], optax.sgd(0.1), transform=optax.identity())
+
+
+def test_found_pairs_are_where_they_are() -> None:
+    starts, items = (jnp.asarray(x, jnp.int32) for x in TRAIN.csr())
+    where, found = samplers.find_pairs(starts, items, jnp.asarray(TRAIN.users), jnp.asarray(TRAIN.items)[:, None])
+    assert bool(found.all())
+    np.testing.assert_array_equal(np.sort(TRAIN.keys), TRAIN.keys[np.argsort(where[:, 0])])
+
+
+# ips
+
+
+def test_ips_weights_are_their_formulas() -> None:
+    n = np.array([9, 4, 4, 1, 0])
+    w = [9 / max(x, 1) for x in n]
+    clipped = [min(max(x, 1), float(np.median(w))) for x in w]
+    smooth = [x**0.5 for x in clipped]
+    np.testing.assert_allclose(ips.weights(n, "ips"), w)
+    np.testing.assert_allclose(ips.weights(n, "c"), clipped)
+    np.testing.assert_allclose(ips.weights(n, "cn"), [x / max(clipped) for x in clipped])
+    np.testing.assert_allclose(ips.weights(n, "cnsr"), [x / max(smooth) for x in smooth])
+    np.testing.assert_array_equal(ips.weights(np.full(4, 7), "cnsr"), np.ones(4))
+    with pytest.raises(ValueError, match="got 'clip'"):
+        ips.weights(n, "clip")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ips.KINDS)
+def test_a_step_of_ips_follows_the_weighted_loss(kind: ips.Kind) -> None:
+    settings = dataclasses.replace(ips.SETTINGS, optimizer="sgd", learning_rate=0.1, width=D, l2=0.0, init_scale=1.0)
+    method, batch = ips.build(settings, TRAIN, kind=kind), batch_of()
+    params = method.model.init(jax.random.key(1))
+    weight = jnp.asarray(ips.weights(COUNTS, kind), jnp.float32)[batch.positives]
+
+    def loss(p: dict) -> jax.Array:
+        u, i, j = p["user"][batch.users], p["item"][batch.positives], p["item"][batch.negatives]
+        gap = jnp.sum(u * i, 1)[:, None] - jnp.einsum("bd,bkd->bk", u, j)
+        there = jnp.asarray(batch.where, jnp.float32)
+        mean = jnp.sum(-jax.nn.log_sigmoid(gap) * there, 1) / jnp.sum(there, 1)
+        return jnp.sum(weight * mean)
+
+    after, _, _ = one_step(method.step, params, batch)
+    gradient = jax.grad(loss)(params)
+    for side in ("user", "item"):
+        np.testing.assert_allclose(after[side], params[side] - 0.1 * gradient[side], rtol=1e-4, atol=1e-5)
+
+
+# macr
+
+
+def slow_macr(values: list[np.ndarray], alpha: float, beta: float) -> np.ndarray:
+    user, positive, negative = values
+    where, found = np.asarray(batch_of().where), np.zeros(B)
+    bce = lambda x, y: -(y * np.log(sigmoid(x)) + (1 - y) * np.log(1 - sigmoid(x)))  # noqa: E731
+    for b in range(B):
+        u, x = user[b, :-1], user[b, -1]
+
+        def one(v: np.ndarray, label: int, u: np.ndarray = u, x: float = x) -> float:
+            f = u @ v[:-1] * sigmoid(x) * sigmoid(v[-1])
+            return float(bce(f, label) + alpha * bce(v[-1], label) + beta * bce(x, label))
+
+        others = [one(negative[b, k], 0) for k in range(K) if where[b, k]]
+        found[b] = one(positive[b], 1) + np.mean(others)
+    return found
+
+
+def test_macr_is_its_formula_with_its_gradients() -> None:
+    rows, loss = rows_of(D + 1), macr.objective(alpha=0.3, beta=0.2)
+    values = slowly((rows.pull, rows.positive, rows.negative))
+    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow_macr(values, 0.3, 0.2), rtol=1e-5)
+    check_gradient(loss, lambda v: float(slow_macr(v, 0.3, 0.2).sum()), rows)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_a_step_of_macr_follows_the_gradient_of_the_whole_loss(layers: int) -> None:
+    inner, batch = models.lightgcn(TRAIN, D, layers=layers, scale=1.0), batch_of()
+    model = macr.branches(inner)
+    step = make_row_step(model, macr.objective(alpha=0.3, beta=0.2), optax.sgd(0.1), l2=0.05)
+    params = model.init(jax.random.key(2))
+
+    def loss(p: dict) -> jax.Array:
+        user, item = inner.tables(p["base"])
+        u, i, j = user[batch.users], item[batch.positives], item[batch.negatives]
+        a, b = p["user"], p["item"]
+        gates = jax.nn.sigmoid(u @ a), jax.nn.sigmoid(i @ b), jax.nn.sigmoid(j @ b)
+        f, g = jnp.sum(u * i, 1) * gates[0] * gates[1], jnp.einsum("bd,bkd->bk", u, j) * gates[0][:, None] * gates[2]
+        bce = lambda x, y: jnp.where(y, -jax.nn.log_sigmoid(x), -jax.nn.log_sigmoid(-x))  # noqa: E731
+        down = bce(g, False) + 0.3 * bce(j @ b, False) + 0.2 * bce(u @ a, False)[:, None]
+        up = bce(f, True) + 0.3 * bce(i @ b, True) + 0.2 * bce(u @ a, True)
+        e = p["base"]
+        seen = e["user"][batch.users], e["item"][batch.positives], e["item"][batch.negatives]
+        l2 = sum(jnp.sum(x * x) for x in seen)
+        there = jnp.asarray(batch.where, jnp.float32)
+        return jnp.sum(up + jnp.sum(down * there, 1) / jnp.sum(there, 1)) + 0.025 * l2
+
+    after, _, _ = one_step(step, params, batch)
+    wanted = jax.tree.map(lambda x, g: x - 0.1 * g, params, jax.grad(loss)(params))
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_macr_ranks_by_its_formula_and_its_arm_says_the_same() -> None:
+    method = baselines.build("macr", TRAIN, width=D, init_scale=1.0, batch_size=64)
+    state = method.step.init(jax.random.key(0))
+    params = state.params
+    user, item = slowly((params["base"]["user"], params["base"]["item"]))
+    a, b = slowly((params["user"], params["item"]))
+    c = 1.5
+    wanted = (user @ item.T - c) * sigmoid(user @ a)[:, None] * sigmoid(item @ b)[None, :]
+    found = method.rank(params, c=c)
+    assert isinstance(found, Tables)
+    scores = np.asarray(found.user @ found.item.T)
+    np.testing.assert_allclose(scores * sigmoid(user @ a)[:, None], wanted, rtol=1e-3, atol=1e-4)
+    arm, start = method.arm(params), baselines.start(method, params)  # type: ignore[misc]
+    adjusted = select.apply(arm, {"c": c}, start, state.ledger)  # type: ignore[arg-type]
+    np.testing.assert_allclose(adjusted.user @ adjusted.item.T, scores, rtol=1e-4, atol=1e-5)
+    change = arm.change(jnp.array([c]))  # type: ignore[misc]
+    by_change = change.apply(start.user @ start.item.T, jnp.arange(USERS))
+    np.testing.assert_allclose(by_change, scores, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no strength 'd'"):
+        method.rank(params, d=1.0)
+
+
+def test_macr_without_branches_is_bce_of_a_quarter_of_the_score() -> None:
+    rows = rows_of(D + 1)
+    blank = ScoredRows(*(x.at[..., -1].set(0.0) for x in rows))
+    found = macr.objective(alpha=0.0, beta=0.0)(blank, batch_of(), EPOCH)
+    positive = models.pair_scores(rows.pull[:, :-1], rows.positive[:, :-1]) / 4
+    negative = models.candidate_scores(rows.push[:, :-1], rows.negative[..., :-1]) / 4
+    np.testing.assert_allclose(found, objectives.bce()(positive, negative, where=batch_of().where), rtol=1e-5)
+
+
+# dice
+
+
+def slow_dcor(x: np.ndarray, y: np.ndarray) -> float:
+    def centred(z: np.ndarray) -> np.ndarray:
+        a = np.linalg.norm(z[:, None] - z[None], axis=-1)
+        return a - a.mean(0) - a.mean(1)[:, None] + a.mean()
+
+    a, b = centred(x), centred(y)
+    return float(np.sqrt((a * b).mean() / np.sqrt((a * a).mean() * (b * b).mean())))
+
+
+def slow_dice(values: list[np.ndarray], alpha: float, beta: float, kind: str) -> np.ndarray:
+    user, positive, negative = values
+    batch, w = batch_of(), user.shape[1] // 2
+    where = np.asarray(batch.where)
+    found = np.zeros(B)
+    for b in range(B):
+        terms = []
+        i, p = user[b, :w] @ positive[b, :w], user[b, w:] @ positive[b, w:]
+        for k in range(K):
+            j, q = user[b, :w] @ negative[b, k, :w], user[b, w:] @ negative[b, k, w:]
+            n_i, n_j = COUNTS[batch.positives[b]], COUNTS[batch.negatives[b, k]]
+            term = -np.log(sigmoid(i + p - j - q))
+            if n_j > n_i:
+                term += alpha * (-np.log(sigmoid(i - j)) - np.log(sigmoid(q - p)))
+            elif n_j < n_i:
+                term += alpha * -np.log(sigmoid(p - q))
+            terms.append(term)
+        found[b] = np.mean(np.array(terms)[where[b]])
+    for rows in (user, np.concatenate([positive, negative[:, 0]])):
+        x, y = rows[:, :w], rows[:, w:]
+        found += beta * {"dcor": slow_dcor(x, y), "l1": -np.abs(x - y).mean(), "l2": -((x - y) ** 2).mean()}[kind]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["dcor", "l1", "l2"])
+def test_dice_is_its_formula_with_its_gradients(kind: dice.Discrepancy) -> None:
+    rows, loss = rows_of(2 * D), dice.objective(COUNTS, alpha=0.3, beta=0.5, kind=kind)
+    values = slowly((rows.pull, rows.positive, rows.negative))
+    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow_dice(values, 0.3, 0.5, kind), rtol=1e-5, atol=1e-6)
+    check_gradient(loss, lambda v: float(slow_dice(v, 0.3, 0.5, kind).sum()), rows)
+
+
+def test_alpha_of_dice_shrinks_with_the_epochs() -> None:
+    rows = rows_of(2 * D)
+    values = slowly((rows.pull, rows.positive, rows.negative))
+    found = dice.objective(COUNTS, alpha=0.3, beta=0.0, decay=0.5)(rows, batch_of(), jnp.int32(2))
+    np.testing.assert_allclose(found, slow_dice(values, 0.3 / 4, 0.0, "l1"), rtol=1e-5)
+
+
+def test_dice_without_its_terms_is_bpr() -> None:
+    rows = rows_of(2 * D)
+    scores = models.pair_scores(rows.pull, rows.positive), models.candidate_scores(rows.push, rows.negative)
+    found = dice.objective(COUNTS, alpha=0.0, beta=0.0)(rows, batch_of(), EPOCH)
+    np.testing.assert_allclose(found, objectives.bpr()(*scores, where=batch_of().where), rtol=1e-5)
+
+
+def test_distance_correlation_of_alike_constant_and_repeated_rows() -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)), jnp.float32)
+    np.testing.assert_allclose(dice.distance_correlation(x, 2.0 * x), 1.0, rtol=1e-4)
+    assert dice.distance_correlation(x, jnp.ones_like(x)) == 0
+    twice = jnp.concatenate([x, x])
+    gradient = jax.grad(lambda z: dice.distance_correlation(z, twice[:, ::-1]))(twice)
+    assert np.isfinite(gradient).all()
+
+
+# negatives by popularity
+
+
+@pytest.mark.parametrize("reject", [False, True])
+def test_negatives_are_half_more_and_half_less_popular_by_the_margin(reject: bool) -> None:
+    base_sampler = samplers.sampler(TRAIN, batch_size=len(TRAIN), num_negatives=1)
+    drawn = strata.around(base_sampler, TRAIN, num_negatives=40, margin=4.0, decay=0.5, reject=reject)
+    for epoch, margin in ((0, 4.0), (1, 2.0)):
+        batch = drawn.draw(drawn.data, jax.random.key(epoch), jnp.int32(0), epoch=jnp.int32(epoch))
+        n_i, n_j = COUNTS[np.asarray(batch.positives)][:, None], COUNTS[np.asarray(batch.negatives)]
+        kept = np.ones_like(n_j, bool) if batch.where is None else np.asarray(batch.where)
+        more, less = (n_i + margin < COUNTS.max()), (n_i - margin > COUNTS.min())
+        suits = (n_j > n_i + margin) | (n_j < n_i - margin)
+        assert (suits | ~(more | less))[kept].all()
+        both = np.broadcast_to(more & less, n_j.shape)
+        if not reject:
+            assert abs((n_j > n_i)[both].mean() - 0.5) < 0.03
+        else:
+            known = set(TRAIN.keys.tolist())
+            keys = np.asarray(batch.users, np.int64)[:, None] * ITEMS + np.asarray(batch.negatives)
+            assert not any(key in known for key in keys[kept].tolist())
+    np.testing.assert_array_equal(np.sort(np.asarray(batch.users)), np.sort(TRAIN.users))
+
+
+def test_a_small_pool_leaves_the_other_side_and_no_pool_leaves_all_items() -> None:
+    base_sampler = samplers.sampler(TRAIN, batch_size=64)
+    only = strata.around(base_sampler, TRAIN, num_negatives=30, pool=ITEMS)
+    batch = only.draw(only.data, jax.random.key(0), jnp.int32(0))
+    for i, row in zip(np.asarray(batch.positives), np.asarray(batch.negatives), strict=True):
+        more, less = COUNTS[i] < COUNTS, COUNTS[i] > COUNTS
+        assert (more if more.sum() > less.sum() else less)[row].all()
+    nowhere = strata.around(base_sampler, TRAIN, num_negatives=30, margin=1e6)
+    batch = nowhere.draw(nowhere.data, jax.random.key(0), jnp.int32(0))
+    assert len(np.unique(batch.negatives)) == ITEMS
+    with pytest.raises(ValueError, match="margin >= 0"):
+        strata.around(base_sampler, TRAIN, margin=-1.0)
+
+
+# pd and pda
+
+
+def timed() -> Interactions:
+    times = np.random.default_rng(0).permutation(len(TRAIN))
+    return dataclasses.replace(TRAIN, times=times)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_pd_is_its_formula_with_popularity_of_the_stage(stages: int) -> None:
+    train, gamma, batch = timed(), 0.4, batch_of()
+    rng = np.random.default_rng(2)
+    positive, negative = rng.normal(size=B), rng.normal(size=(B, K))
+    of = pd.objective(pd.popularity(train, stages=stages), gamma=gamma)
+    args = jnp.asarray(positive, jnp.float32), jnp.asarray(negative, jnp.float32)
+    stage = np.asarray(train.times) * stages // len(train)
+    counts = np.array([[np.sum((stage == t) & (train.items == i)) for i in range(ITEMS)] for t in range(stages)])
+    m = np.maximum(counts, 1) / counts.sum(1, keepdims=True)
+    elu = lambda x: (x if x > 0 else np.exp(x) - 1) + 1  # noqa: E731
+
+    def slow(s: np.ndarray, others: np.ndarray) -> np.ndarray:
+        found = np.zeros((B, K))
+        for b in range(B):
+            u, i = int(batch.users[b]), int(batch.positives[b])
+            t = stage[np.flatnonzero((train.users == u) & (train.items == i))[0]]
+            for k in range(K):
+                j = int(batch.negatives[b, k])
+                gap = elu(s[b]) * m[t, i] ** gamma - elu(others[b, k]) * m[t, j] ** gamma
+                found[b, k] = -np.log(sigmoid(gap))
+        return row_mean(found, np.asarray(batch.where))
+
+    np.testing.assert_allclose(of(batch)(*args, where=batch.where), slow(positive, negative), rtol=1e-5)
+    gradient = jax.grad(lambda p: jnp.sum(of(batch)(p, args[1], where=batch.where)))(args[0])
+    step = 1e-5
+    wanted = (slow(positive + step, negative) - slow(positive - step, negative)) / (2 * step)
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_pd_at_gamma_0_is_bpr_of_the_positive_part_and_bpr_itself_above_0() -> None:
+    batch, above = batch_of(), (jnp.linspace(0.1, 2.0, B), jnp.linspace(2.0, 0.1, B * K).reshape(B, K))
+    found = pd.objective(pd.popularity(TRAIN), gamma=0.0)(batch)(*above, where=batch.where)
+    np.testing.assert_allclose(found, objectives.bpr()(*above, where=batch.where), rtol=1e-5)
+    gradient = jax.grad(lambda x: jnp.sum(pd.positive_part(x)))(jnp.array([-200.0, -1.0, 0.0, 3.0, 200.0]))
+    np.testing.assert_allclose(gradient, [0.0, np.exp(-1), 1.0, 1.0, 1.0], rtol=1e-5, atol=1e-30)
+
+
+def test_pda_ranks_by_its_formula_and_at_gamma_0_like_pd() -> None:
+    injected, without = (baselines.build(name, TRAIN, width=D, init_scale=1.0) for name in ("pda", "pd"))
+    params = without.model.init(jax.random.key(0))
+    found = injected.rank(params, gamma=0.3)
+    assert isinstance(found, Scorer)
+    scores = np.asarray(params["user"], np.float64) @ np.asarray(params["item"], np.float64).T
+    m = np.maximum(COUNTS, 1) / COUNTS.sum()
+    wanted = (np.where(scores > 0, scores, np.exp(scores) - 1) + 1) * m[None, :] ** 0.3
+    np.testing.assert_allclose(found.block(np.arange(USERS)), wanted, rtol=1e-4)
+    plain = baselines.top_k(without.rank(params), None, TRAIN, k=5)
+    zero = baselines.top_k(injected.rank(params, gamma=0.0), None, TRAIN, k=5)
+    np.testing.assert_array_equal(plain.items, zero.items)
+    with pytest.raises(ValueError, match="no arm"):
+        baselines.start(injected, params)
+
+
+def test_popularity_that_is_foretold_follows_the_trend_and_stays_above_0() -> None:
+    found = pd.Popularity(jnp.array([[0.5, 0.5], [0.7, 0.3]]))
+    np.testing.assert_allclose(pd.foretold(found), [0.7, 0.3])
+    np.testing.assert_allclose(pd.foretold(found, trend=0.5), [0.8, 0.2], rtol=1e-5)
+    assert bool((pd.foretold(found, trend=9.0) > 0).all())
+
+
+# cause
+
+
+def slow_cause(values: list[np.ndarray], flags: dict[int, bool], distance: float) -> np.ndarray:
+    user, positive, negative = values
+    batch, w = batch_of(), user.shape[1] // 2
+    where, found = np.asarray(batch.where), np.zeros(B)
+    for b in range(B):
+        part = slice(w, None) if flags[int(batch.users[b]) * ITEMS + int(batch.positives[b])] else slice(0, w)
+        u, i = user[b, part], positive[b]
+        gap = lambda v: np.sum((v[:w] - v[w:]) ** 2)  # noqa: E731
+        terms = [
+            -np.log(sigmoid(u @ i[part] - u @ negative[b, k, part])) + distance * gap(negative[b, k])
+            for k in range(K) if where[b, k]
+        ]  # fmt: skip
+        found[b] = np.mean(terms) + distance * gap(i)
+    return found
+
+
+def test_cause_is_its_formula_with_its_gradients() -> None:
+    flags = np.random.default_rng(0).random(len(TRAIN)) < 0.5
+    by_key = dict(zip(np.sort(TRAIN.keys).tolist(), flags.tolist(), strict=True))
+    rows, loss = rows_of(2 * D), cause.objective(TRAIN, flags, objectives.bpr(), distance=0.2)
+    values = slowly((rows.pull, rows.positive, rows.negative))
+    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow_cause(values, by_key, 0.2), rtol=1e-5)
+    check_gradient(loss, lambda v: float(slow_cause(v, by_key, 0.2).sum()), rows)
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+def test_cause_without_a_sample_and_a_tie_is_the_plain_model(backbone: Any) -> None:
+    settings = dataclasses.replace(
+        cause.SETTINGS, backbone=backbone, layers=2, width=D, optimizer="sgd", learning_rate=0.1, l2=0.02
+    )
+    method = cause.build(settings, TRAIN, part=0.0, distance=0.0)
+    model, _, step = presets.build(settings, TRAIN)
+    params, batch = method.model.init(jax.random.key(1)), batch_of()
+    plain = {"user": params["user"], "item": params["item"][:, :D]}
+    found, _, loss = one_step(method.step, params, batch)
+    wanted, _, plain_loss = one_step(step, plain, batch)
+    np.testing.assert_allclose(loss, plain_loss, rtol=1e-5)
+    np.testing.assert_allclose(found["user"], wanted["user"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["item"][:, :D], wanted["item"], rtol=1e-4, atol=1e-6)
+    ranked, tables = method.rank(found, treatment=0.0), models.embed(model, wanted)
+    assert isinstance(ranked, Tables)
+    np.testing.assert_allclose(ranked.user @ ranked.item.T, tables.user @ tables.item.T, rtol=1e-3, atol=1e-6)
+
+
+def test_cause_mixes_its_tables_and_its_arm_says_the_same() -> None:
+    method = baselines.build("cause", TRAIN, width=D, batch_size=64)
+    state = method.step.init(jax.random.key(0))
+    user, item = slowly((state.params["user"], state.params["item"]))
+    wanted = user @ (0.7 * item[:, :D] + 0.3 * item[:, D:]).T
+    found = method.rank(state.params, treatment=0.3)
+    assert isinstance(found, Tables)
+    np.testing.assert_allclose(found.user @ found.item.T, wanted, rtol=1e-3, atol=1e-7)
+    arm = method.arm(state.params)  # type: ignore[misc]
+    adjusted = select.apply(arm, {"treatment": 0.3}, baselines.start(method, state.params), state.ledger)  # type: ignore[arg-type]
+    np.testing.assert_allclose(adjusted.user @ adjusted.item.T, wanted, rtol=1e-3, atol=1e-7)
+
+
+def test_events_move_to_the_second_table_by_inverse_popularity() -> None:
+    items = TRAIN.csr()[1]
+    flags = np.mean([cause.treated(TRAIN, part=0.2, seed=seed) for seed in range(400)], axis=0)
+    np.testing.assert_allclose(flags.mean(), 0.2, atol=0.01)
+    chance = np.array([flags[items == i].mean() * COUNTS[i] for i in range(ITEMS)])
+    c = np.median(chance)
+    np.testing.assert_allclose(chance, np.minimum(c, COUNTS), rtol=0.2)  # no chance is above 1
+    assert not cause.treated(TRAIN, part=0.0).any()
+
+
+def test_cause_takes_a_sample_of_its_own() -> None:
+    sample = Interactions([0, 1, 2], [3, 4, 5], USERS, ITEMS)
+    both, flags = cause.with_sample(TRAIN, sample)
+    assert set(both.keys[flags].tolist()) == set(sample.keys.tolist())
+    assert set(both.keys.tolist()) == set(TRAIN.keys.tolist()) | set(sample.keys.tolist())
+    with pytest.raises(ValueError, match="got 3 x 20"):
+        cause.with_sample(TRAIN, Interactions([0], [0], 3, ITEMS))
+
+
+# samreg
+
+
+def test_samreg_is_its_formula_with_its_gradient() -> None:
+    batch, weight = batch_of(), 0.3
+    rng = np.random.default_rng(2)
+    positive, negative = rng.normal(size=B), rng.normal(size=(B, K))
+    of = samreg.objective(COUNTS, weight=weight)(batch)
+    args = jnp.asarray(positive, jnp.float32), jnp.asarray(negative, jnp.float32)
+
+    def slow(s: np.ndarray) -> np.ndarray:
+        gap, where = s[:, None] - negative, np.asarray(batch.where)
+        right = row_mean(sigmoid(gap), where)
+        r = np.corrcoef(COUNTS[np.asarray(batch.positives)], right)[0, 1]
+        return (1 - weight) * row_mean(softplus(-gap), where) + weight * r**2
+
+    np.testing.assert_allclose(of(*args, where=batch.where), slow(positive), rtol=1e-4)
+    gradient, step = jax.grad(lambda p: jnp.sum(of(p, args[1], where=batch.where)))(args[0]), 1e-5
+    for b in range(B):
+        moved = [positive.copy(), positive.copy()]
+        moved[0][b] += step
+        moved[1][b] -= step
+        wanted = (slow(moved[0]).sum() - slow(moved[1]).sum()) / (2 * step)
+        np.testing.assert_allclose(gradient[b], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_samreg_without_weight_is_bpr_and_equal_popularity_has_no_correlation() -> None:
+    batch, scores = batch_of(), (jnp.linspace(-1.0, 1.0, B), jnp.linspace(1.0, -1.0, B * K).reshape(B, K))
+    plain = objectives.bpr()(*scores, where=batch.where)
+    np.testing.assert_allclose(samreg.objective(COUNTS, weight=0.0)(batch)(*scores, where=batch.where), plain)
+    alike = samreg.objective(np.full(ITEMS, 5), weight=0.5)(batch)
+    np.testing.assert_allclose(alike(*scores, where=batch.where), plain / 2, rtol=1e-6)
+    gradient = jax.grad(lambda p: jnp.sum(alike(p, scores[1], where=batch.where)))(scores[0])
+    assert np.isfinite(gradient).all()
+
+
+# all of them
+
+
+WORLD = synthetic(num_users=60, num_items=50, random_per_user=20).split.train
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"), [*((name, "mf") for name in TIER1), *((name, "lightgcn") for name in TIER1[3:])]
+)
+def test_a_short_fit_is_finite_learns_and_ranks(name: str, backbone: Any) -> None:
+    method = baselines.build(name, WORLD, backbone, width=8, batch_size=64, learning_rate=0.02)
+    fitted = baselines.fit_method(method, epochs=8)
+    losses = [row["loss"] for row in fitted.history]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    state = fitted.best
+    assert state.ledger is not None
+    assert float(jnp.sum(state.ledger.items.pull.events)) > 0
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.ledger))
+    ranking = baselines.top_k(method.rank(state.params, state.ledger), None, WORLD, k=5)
+    assert ranking.items.shape == (60, 5)
+    if method.arm is not None:
+        problem = select.prepare(
+            baselines.start(method, state.params), state.ledger, WORLD, {"unbiased": WORLD}, k=5
+        )
+        points = select.frontier(problem, method.arm(state.params), budget=3, rounds=0)
+        assert set(points[-1].strengths) == set(method.strengths)
+
+
+def test_unknown_names_and_options_are_told_the_nearest() -> None:
+    with pytest.raises(ValueError, match="no baseline 'macer'; did you mean 'macr'"):
+        baselines.build("macer", TRAIN)
+    with pytest.raises(ValueError, match="macr has no option 'alpa'; did you mean 'alpha'"):
+        baselines.build("macr", TRAIN, alpa=0.1)
+    with pytest.raises(ValueError, match="backbone must be 'mf' or 'lightgcn', got 'ease'"):
+        baselines.build("macr", TRAIN, "ease")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="width wants int"):
+        baselines.build("dice", TRAIN, width=2.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dice", {"normalize_users": True}, "embeddings as they are"),
+        ("dice", {"objective": "bce"}, "objective 'bpr'"),
+        ("dice", {"kind": "l3"}, "a kind of dcor, l1, l2"),
+        ("samreg", {"shared": True}, "leave all three"),
+        ("macr", {"objective": "bpr"}, "objective 'bce'"),
+        ("macr", {"alpha": -1.0}, "alpha and beta >= 0"),
+        ("cause", {"part": 1.0}, r"in \[0, 1\)"),
+        ("cause", {"biases": True}, "embeddings as they are"),
+        ("pd", {"gamma": -0.1}, "gamma >= 0"),
+        ("pda", {"stages": 0}, "at least one stage"),
+        ("samreg", {"weight": 1.5}, r"weight in \[0, 1\]"),
+    ],
+)
+def test_methods_say_what_they_want(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        baselines.build(name, TRAIN, **options)
+
+
+def test_every_registered_method_is_built_on_mf() -> None:
+    for name in baselines.METHODS:
+        if "key" not in baselines.options(name):  # those train a branch first
+            method = baselines.build(name, TRAIN, width=D, batch_size=64)
+            assert isinstance(method, base.Method)
+
+
+def test_the_identity_of_tables_is_kept_by_folding() -> None:
+    method = baselines.build("ips", TRAIN, width=D)
+    params = method.model.init(jax.random.key(0))
+    found = method.rank(params)
+    assert isinstance(found, Tables)
+    assert adj.fold_bias(found) is found
