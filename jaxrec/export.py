@@ -72,7 +72,7 @@ def load_scorer(path: str | PathLike[str]) -> SavedScorer:
     export = _export()
     with np.load(Path(path), allow_pickle=False) as found:
         if "module" not in found:
-            raise DataError(f"{path} holds no exported scorer; `serve.save_scorer` writes one")
+            raise DataError(f"{path} holds no exported scorer; `export.save_scorer` writes one")
         exported = export.deserialize(bytearray(found["module"].tobytes()))
         user, item = jnp.asarray(found["user"]), jnp.asarray(found["item"])
         ids, k = (found["user_ids"], found["item_ids"]), int(found["k"])
