@@ -39,14 +39,6 @@ class Job:
 LARGE: dict[str, Any] = {"seeds": (0, 1, 2), "select_once": True, "changes": {"select_users": 12288, "budget": 192}}
 
 STUDIES: dict[str, tuple[Job, ...]] = {
-    "free-items": (
-        Job("gowalla-both", **LARGE),
-        Job("adressa-macr"),
-        Job("coat"),
-        Job("ml-100k"),
-        Job("adressa-macr", preset="paper-mf"),
-        Job("gowalla-lightgcn", **LARGE),
-    ),
     "main": (
         Job("gowalla-lightgcn", **LARGE),
         Job("gowalla-both", **LARGE),
