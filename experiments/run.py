@@ -1,16 +1,21 @@
-"""Runs a study, `python -m experiments.run main`: every data set and seed in turn, finished ones skipped.
+"""Runs a study, `python -m experiments.run STUDY`: every data set and seed in turn, finished ones skipped.
 
-RUN folders (large) go to `--runs`; what tables need goes to `experiments/results/STUDY/DATA.PRESET.SEED.json`.
+    main       this library's pipeline on every data set. RUN folders (large) go to `--runs`; what tables need goes to
+               `experiments/results/main/DATA.PRESET.SEED.json`
+    methods    published methods side by side, see `experiments.contest`
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import tyro
 
+from experiments import contest
+from experiments.contest import Contest
 from jaxrec import pipeline
 from jaxrec import runs as runs_
 from jaxrec.presets import PRESETS, Settings
@@ -30,6 +35,10 @@ class Job:
     select_once: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def backbone(self) -> str:
+        return self.settings().backbone
+
     def settings(self) -> Settings:
         return replace(PRESETS[self.preset], **self.changes)
 
@@ -38,7 +47,10 @@ class Job:
 # control always has as many points as the adjustment.
 LARGE: dict[str, Any] = {"seeds": (0, 1, 2), "select_once": True, "changes": {"select_users": 12288, "budget": 192}}
 
-STUDIES: dict[str, tuple[Job, ...]] = {
+# On LightGCN, where a step costs several times as much: the bases, and the methods that it is usually compared with.
+ON_GRAPHS = ("bpr", "softmax", "ips-cnsr", "macr", "dice", "pd", "pda", "ssm", "logq", "adap_tau", "bc_loss", "popgo")
+
+STUDIES: dict[str, tuple[Job | Contest, ...]] = {
     "main": (
         Job("gowalla-lightgcn", **LARGE),
         Job("gowalla-both", **LARGE),
@@ -49,6 +61,15 @@ STUDIES: dict[str, tuple[Job, ...]] = {
         Job("ml-1m", seeds=(0, 1, 2), select_once=True),
         Job("adressa-macr", preset="paper-mf"),
     ),
+    "methods": (
+        Contest("adressa-macr"),
+        Contest("coat"),
+        Contest("ml-100k"),
+        Contest("synthetic"),
+        Contest("lastfm-both"),
+        Contest("adressa-macr", "lightgcn", methods=ON_GRAPHS),
+        Contest("ml-100k", "lightgcn", methods=ON_GRAPHS),
+    ),
 }
 
 
@@ -57,6 +78,7 @@ def run(
     runs: Path = Path("runs"),
     only: tuple[str, ...] = (),
     seeds: tuple[int, ...] | None = None,
+    backbone: Literal["mf", "lightgcn"] | None = None,
 ) -> None:
     """Runs a study.
 
@@ -65,11 +87,19 @@ def run(
         runs: Where the RUN folders go.
         only: Only jobs of these data sets.
         seeds: Only these seeds.
+        backbone: Only jobs of this backbone.
     """
     if study not in STUDIES:
         raise SystemExit(f"no study {study!r}; there are {', '.join(STUDIES)}")
+    # Seeds of one setting are the same program: it is compiled once and kept.
+    jax.config.update("jax_compilation_cache_dir", str((runs / "compiled").resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     for job in STUDIES[study]:
-        if not only or job.data in only:
+        if (only and job.data not in only) or (backbone is not None and job.backbone != backbone):
+            continue
+        if isinstance(job, Contest):
+            contest.run(replace(job, seeds=job.seeds if seeds is None else seeds), RESULTS, runs / study)
+        else:
             _run_job(study, job, runs, seeds)
 
 

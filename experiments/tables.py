@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from experiments import contest_tables
 from experiments.run import RESULTS
 
 ARMS = ("plain", "adjusted", "count_control", "tten")
@@ -94,12 +95,20 @@ def claims_table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]
     return lines
 
 
-def main(study: tyro.conf.Positional[str] = "main") -> None:
+def main(study: tyro.conf.Positional[str] = "main", runs: Path = Path("runs")) -> None:
     """Writes results/STUDY.md.
 
     Args:
         study: Its name.
+        runs: Where `experiments.run` put its RUN folders; values by user are read there, if it is there.
     """
+    target: Path = RESULTS / f"{study}.md"
+    text = contest_tables.page(RESULTS, runs / study) if study == "methods" else _page(study)
+    target.write_text(text, encoding="utf-8")
+    print(target)
+
+
+def _page(study: str) -> str:
     runs = load(study)
     parts = [
         f"# Study: {study}",
@@ -114,9 +123,7 @@ def main(study: tyro.conf.Positional[str] = "main") -> None:
         "## The claims: Spearman's correlation with popularity",
         "\n".join(claims_table(runs)),
     ]
-    target: Path = RESULTS / f"{study}.md"
-    target.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print(target)
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def tune(
     carved = splits.carve(dataclasses.replace(split, tests={}), seed=seed)  # tuning has no tests to look at
 
     def objective(trial: optuna.Trial) -> float:
-        return _trial(trial, override(base, _suggest(trial, searched), source="the search space"), carved, seed)
+        return _trial(trial, override(base, suggest(trial, searched), source="the search space"), carved, seed)
 
     def after(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         _write(out, study, base, plan)
@@ -173,7 +173,8 @@ def _ended(trial: optuna.trial.FrozenTrial) -> bool:
     return trial.state.name in ("COMPLETE", "PRUNED")
 
 
-def _suggest(trial: optuna.Trial, searched: Space) -> dict[str, Any]:
+def suggest(trial: optuna.Trial, searched: Space) -> dict[str, Any]:
+    """The trial's values of what is searched, by name."""
     return {
         name: trial.suggest_float(name, of.low, of.high, log=of.log)
         if isinstance(of, Real)

@@ -89,6 +89,11 @@ def _coat(folder: Path) -> Split:
     return splits.given(train, {"unbiased": test}, (*train.notes, *test.notes))
 
 
+def _lastfm_both(folder: Path) -> Split:
+    given = _lastfm(folder)
+    return splits.five_way(union(given.train, given.tests["natural"]), seed=0)
+
+
 def _lastfm(folder: Path) -> Split:
     # Counts are written like 3.2466e+05, so these are no tables of whole numbers.
     tables = [np.loadtxt(_file(folder, f"{name}.txt"), ndmin=2) - [1, 1, 0] for name in ("data1", "test1")]
@@ -177,6 +182,12 @@ REGISTRY: dict[str, Recipe] = {
         "listening, 1,880 x 4,489; given natural test",
         "the split of He et al. 2020, arXiv 2002.02126",
         _lastfm,
+        "lastfm-lightgcn",
+    ),
+    "lastfm-both": Recipe(
+        "all interactions of lastfm-lightgcn, split anew: one training set, natural and unbiased tests",
+        "the files of He et al. 2020, arXiv 2002.02126, joined and split by this library (seed 0)",
+        _lastfm_both,
         "lastfm-lightgcn",
     ),
     "synthetic": Recipe(

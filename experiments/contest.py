@@ -1,0 +1,378 @@
+"""The comparison of methods: equal tuning on validation parts, the tests ranked once a seed for what was chosen.
+
+For each data set, backbone and contestant (`experiments.contestants`):
+
+1. Validation parts are carved from the training interactions (seed 0). `trials` settings are tried, the source's own
+   first, the others by optuna. Each is trained with early stopping, and every evaluation of it is a candidate: NDCG@20
+   on the natural part and on the unbiased part. A method with strengths at test time has them tried on its best state.
+   A base's best state (by natural NDCG) has each test-time adjustment tried on it, `points` strengths each.
+2. Two candidates are chosen: `unbiased`, the best unbiased NDCG; `loss10`, the best unbiased NDCG among those that keep
+   90 % of the natural NDCG of the best plain base on that data and backbone (where none does, the one that keeps most).
+   A plain base is chosen by natural NDCG.
+3. Each is trained again on all training interactions, with seeds 0, 1, ...; each test is ranked once.
+
+    results/rows.csv       data,backbone,method,seed,test,metric,value; `METHOD@loss10` is the second choice
+    results/chosen.jsonl   what was tried and chosen, one line a contestant
+    RUNS/per_user/...      NDCG@20 of each test user, for paired tests; tables keep their means beside rows.csv
+
+A contestant that has a line and rows for each seed is skipped, so the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import contestants
+from experiments.contestants import BASES, Backbone, Contestant
+from jaxrec import baselines, metrics, models, tune
+from jaxrec import ledger as ledgers
+from jaxrec import select as selection
+from jaxrec.baselines import Method
+from jaxrec.data import registry, splits
+from jaxrec.data.interactions import Split
+from jaxrec.train import DivergenceError
+from jaxrec.transforms.adjustment import identity
+from jaxrec.types import Scorer, Tables
+
+K = 20
+NDCG = f"ndcg@{K}"
+RULES = {"unbiased": None, "loss10": 0.1}
+COLUMNS = ("data", "backbone", "method", "seed", "test", "metric", "value")
+KEPT = tuple(f"{name}@{K}" for name in ("recall", "ndcg", "hit", "tail_recall", "arp", "coverage", "gini"))
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One data set and backbone, with who takes part."""
+
+    data: str
+    backbone: Backbone = "mf"
+    methods: tuple[str, ...] = ()  # none: all
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    trials: int = 6
+    points: int = 96  # strengths tried for each adjustment of a base; a quarter of them for a method's own
+    epochs: int = 30
+    evaluate_every: int = 5
+    patience: int = 3
+    max_users: int | None = 8192  # validation users
+
+
+class Candidate(NamedTuple):
+    """A setting of a contestant, and what validation says of it."""
+
+    options: dict[str, Any]
+    epochs: int
+    strengths: dict[str, float]
+    metrics: dict[str, dict[str, float]]  # part -> name -> value
+
+    def value(self, part: str) -> float:
+        return self.metrics[part][NDCG]
+
+
+def run(contest: Contest, results: Path, work: Path) -> None:
+    """Runs one contest: the bases are tuned first, since the second rule asks for their natural NDCG."""
+    split = registry.load(contest.data).split
+    carved = splits.carve(Split(split.train, {}, {}), seed=0)  # tuning has no tests to look at
+    names = contest.methods or tuple(contestants.names(contest.backbone))
+    bases = [name for name in BASES if name in names]
+    for name in bases + [name for name in names if name not in bases]:
+        found = contestants.find(name, contest.backbone)
+        if _known(results, contest, name) is None:
+            begun = time.perf_counter()
+            line = _tune(contest, found, carved)
+            line["seconds"] = round(time.perf_counter() - begun, 1)
+            _append(results / "chosen.jsonl", [json.dumps(line)])
+            print(f"{contest.data} {contest.backbone} {name}: tuned in {line['seconds']:.0f} s", flush=True)
+    reference = max(
+        Candidate(**c).value("natural")
+        for name in bases
+        for c in (_known(results, contest, name) or {})["candidates"][name]
+    )
+    done = _done(results / "rows.csv", contest)
+    for name in names:
+        begun = time.perf_counter()
+        tuned = _known(results, contest, name) or {}
+        made = _refit(contest, contestants.find(name, contest.backbone), tuned, reference, split, done, results, work)
+        if made:
+            spent = time.perf_counter() - begun
+            print(f"{contest.data} {contest.backbone} {name}: tested in {spent:.0f} s", flush=True)
+        jax.clear_caches()
+
+
+def choose(candidates: Iterable[Candidate], rule: str, reference: float) -> tuple[Candidate, bool]:
+    """The candidate that a rule prefers, and whether it keeps to the rule's natural loss."""
+    tried, loss = list(candidates), RULES[rule]
+    if loss is None:
+        return max(tried, key=lambda c: c.value("unbiased")), True
+    kept = [c for c in tried if c.value("natural") >= (1 - loss) * reference]
+    if not kept:
+        return max(tried, key=lambda c: c.value("natural")), False
+    return max(kept, key=lambda c: c.value("unbiased")), True
+
+
+def front(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Those that no other one beats on both parts, by natural NDCG from the best down."""
+    best, kept = float("-inf"), []
+    for c in sorted(candidates, key=lambda c: (-c.value("natural"), -c.value("unbiased"))):
+        if c.value("unbiased") > best:
+            best = c.value("unbiased")
+            kept.append(c)
+    return kept
+
+
+def _tune(contest: Contest, who: Contestant, carved: Split) -> dict[str, Any]:
+    """Tries `trials` settings; the line of chosen.jsonl, where candidates are kept as fronts of each row's name."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=max(contest.trials // 2, 1))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    if who.first:
+        study.enqueue_trial(dict(who.first), skip_if_exists=False)
+    tables = models.most_popular(carved.train)
+    empty = ledgers.init(carved.train.num_users, carved.train.num_items, 1)
+    problem = selection.prepare(tables, empty, carved.train, carved.valid, k=K, max_users=contest.max_users)
+    part = "natural" if who.kind == "base" else "unbiased"
+    tried: list[Candidate] = []
+    values: list[dict[str, Any]] = []
+    best: tuple[float, Any] = (float("-inf"), None)
+    for _ in range(contest.trials if who.space else 1):
+        trial = study.ask()
+        options = tune.suggest(trial, who.space)
+        try:
+            found, state = _trial(contest, who, options, carved, problem)
+        except DivergenceError:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            values.append({**_short(options), "diverged": True})
+            continue
+        value = max(c.value(part) for c in found)
+        study.tell(trial, value)
+        tried += found
+        values.append({**_short(options), part: round(value, 5)})
+        if value > best[0]:
+            best = value, (options, state)
+    if not tried:
+        raise RuntimeError(f"{who.name} diverged in each of {contest.trials} trials on {contest.data}")
+    pools = {who.name: tried}
+    if who.kind == "base":
+        # A plain base is what natural accuracy prefers, whatever the rule.
+        pools[who.name] = [max(tried, key=lambda c: c.value("natural"))]
+        options, state = best[1]
+        pools |= _try_arms(contest, who, options, state, carved, problem)
+    return {
+        "data": contest.data,
+        "backbone": contest.backbone,
+        "method": who.name,
+        "trials": values,
+        "points": contest.points,
+        "candidates": {name: [_plain(c) for c in front(pool)] for name, pool in pools.items()},
+    }
+
+
+def _trial(
+    contest: Contest, who: Contestant, options: Mapping[str, Any], carved: Split, problem: selection.Problem
+) -> tuple[list[Candidate], Any]:
+    """One setting: a candidate for each evaluation of it, and the state that its arms start from."""
+    train = carved.train
+    if who.kind == "solved":
+        ranked = contestants.SOLVED[who.name][0](train, 0, **options)
+        return [Candidate(dict(options), 0, {}, _measure(ranked, carved, problem))], None
+    method = contestants.make(who.name, contest.backbone, train, options, epochs=contest.epochs)
+    part = "natural" if who.kind == "base" else "unbiased"
+
+    def evaluate(state: Any) -> dict[str, float]:
+        found = _measure(method.rank(state.params, state.ledger), carved, problem)
+        return {f"{part}/{name}": value for part, values in found.items() for name, value in values.items()}
+
+    fitted = baselines.fit_method(
+        method,
+        epochs=contest.epochs,
+        evaluate=evaluate,
+        evaluate_every=contest.evaluate_every,
+        monitor=f"{part}/{NDCG}",
+        patience=contest.patience,
+    )
+    found = [
+        Candidate(dict(options), row["epoch"], {}, {p: {NDCG: row[f"{p}/{NDCG}"]} for p in problem.parts})
+        for row in fitted.history
+        if f"{part}/{NDCG}" in row
+    ]
+    for strengths, measured in _own_strengths(contest, method, fitted.best, carved, problem):
+        found.append(Candidate(dict(options), fitted.best_epoch, strengths, measured))
+    return found, (method, fitted.best, fitted.best_epoch)
+
+
+def _own_strengths(
+    contest: Contest, method: Method, state: Any, carved: Split, problem: selection.Problem
+) -> list[tuple[dict[str, float], dict[str, dict[str, float]]]]:
+    """A trained method's own strengths at test time, a quarter of the points of an adjustment."""
+    number = max(contest.points // 4, 1)
+    if method.arm is not None:
+        tables = baselines.start(method, state.params, state.ledger)
+        at = problem._replace(tables=tables)
+        points = selection.frontier(at, method.arm(state.params), budget=number)
+        return [(p.strengths, p.metrics) for p in points]
+    found = []
+    for name, own in method.strengths.items():
+        for value in np.linspace(0.0, 4.0 * own, min(number, 9)).tolist():
+            ranked = method.rank(state.params, state.ledger, **{name: value})
+            found.append(({name: value}, _measure(ranked, carved, problem)))
+    return found
+
+
+def _measure(found: Tables | Scorer, carved: Split, problem: selection.Problem) -> dict[str, dict[str, float]]:
+    if isinstance(found, Tables):
+        return selection.measure(problem._replace(tables=found), identity())
+    users = np.unique(np.concatenate(problem.users))
+    ranking = baselines.top_k(found, users, carved.train, k=K)
+    summaries = {p: metrics.evaluate(ranking, part, carved.train, ks=[K]).summary for p, part in carved.valid.items()}
+    return {part: {NDCG: summary[NDCG]} for part, summary in summaries.items()}
+
+
+def _try_arms(
+    contest: Contest, who: Contestant, options: dict[str, Any], state: Any, carved: Split, problem: selection.Problem
+) -> dict[str, list[Candidate]]:
+    """Candidates of every test-time adjustment of a base, under `base+arm`."""
+    method, best, epoch = state
+    tables = models.embed(method.model, best.params)
+    at = problem._replace(tables=tables, ledger=best.ledger)
+    found = {}
+    for name, arm in contestants.arms(tables, best.ledger, carved.train, seed=0).items():
+        budget = contest.points if len(arm.names) > 1 else max(contest.points // 4, 1)
+        points = selection.frontier(at, arm, budget=budget)
+        found[f"{who.name}+{name}"] = [Candidate(dict(options), epoch, p.strengths, p.metrics) for p in points]
+    return found
+
+
+def _refit(
+    contest: Contest,
+    who: Contestant,
+    line: Mapping[str, Any],
+    reference: float,
+    split: Split,
+    done: set[tuple[str, int]],
+    results: Path,
+    work: Path,
+) -> bool:
+    """Trains what was chosen on all training interactions, and writes its rows; False where all are there."""
+    wanted: dict[str, Candidate] = {}
+    for name, pool in line["candidates"].items():
+        for rule in RULES:
+            plain_base = name in BASES
+            if not (plain_base and rule != "unbiased"):
+                label = name if rule == "unbiased" else f"{name}@{rule}"
+                wanted[label], _ = choose([Candidate(**c) for c in pool], rule, reference)
+    made = False
+    for seed in contest.seeds:
+        left = {label: c for label, c in wanted.items() if (label, seed) not in done}
+        fits: dict[str, Any] = {}
+        for label, chosen in left.items():
+            key = json.dumps([chosen.options, chosen.epochs])
+            if key not in fits:
+                fits = {key: _fit(contest, who, chosen, split, seed)}  # one at a time is kept
+            ranked = _ranked(who, label.split("@")[0], chosen, fits[key], split, seed)
+            _write(contest, label, seed, ranked, split, results, work)
+            made = True
+    return made
+
+
+def _fit(contest: Contest, who: Contestant, chosen: Candidate, split: Split, seed: int) -> Any:
+    """(method, state) after the chosen epochs, with the arms of a base; or what a solved contestant ranks by."""
+    if who.kind == "solved":
+        return contestants.SOLVED[who.name][0](split.train, seed, **chosen.options)
+    method = contestants.make(who.name, contest.backbone, split.train, chosen.options, epochs=contest.epochs)
+    state = baselines.fit_method(method, epochs=chosen.epochs, seed=seed).state
+    if who.kind != "base":
+        return method, state, {}
+    assert state.ledger is not None, "bases are made with a ledger"
+    tables = models.embed(method.model, state.params)
+    return method, state, contestants.arms(tables, state.ledger, split.train, seed=seed)
+
+
+def _ranked(
+    who: Contestant, name: str, chosen: Candidate, fitted: Any, split: Split, seed: int
+) -> Tables | Scorer:
+    if who.kind == "solved":
+        found: Tables | Scorer = fitted
+        return found
+    method, state, arms = fitted
+    if "+" in name:
+        arm = arms[name.split("+")[1]]
+        return selection.apply(arm, chosen.strengths, models.embed(method.model, state.params), state.ledger)
+    ranked: Tables | Scorer = method.rank(state.params, state.ledger, **chosen.strengths)
+    return ranked
+
+
+def _write(
+    contest: Contest, label: str, seed: int, ranked: Tables | Scorer, split: Split, results: Path, work: Path
+) -> None:
+    """The rows of one seed, after its values by user."""
+    users = np.flatnonzero(np.sum([t.user_counts for t in split.tests.values()], axis=0) > 0)
+    ranking = baselines.top_k(ranked, users, split.train, k=K)
+    rows: list[str] = []
+    by_user: dict[str, Any] = {}
+    for test, part in split.tests.items():
+        found = metrics.evaluate(ranking, part, split.train, ks=[K])
+        by_user |= {test: found.per_user[NDCG].astype(np.float32), f"{test}.users": found.users}
+        for metric in KEPT:
+            if metric in found.summary:
+                value = f"{found.summary[metric]:.6g}"
+                rows.append(",".join((contest.data, contest.backbone, label, str(seed), test, metric, value)))
+    folder = work / "per_user" / f"{contest.data}.{contest.backbone}"
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / f"{label}.{seed}.npz", **by_user)
+    _append(results / "rows.csv", rows, first=",".join(COLUMNS))
+
+
+def _append(path: Path, lines: Iterable[str], first: str | None = None) -> None:
+    """Adds lines to a file that several processes may write to: all of them, or none that anyone sees half of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        head = f"{first}\n" if first is not None and file.tell() == 0 else ""
+        file.write(head + "".join(f"{line}\n" for line in lines))
+
+
+def _done(path: Path, contest: Contest) -> set[tuple[str, int]]:
+    """(method, seed) that have rows."""
+    if not path.exists():
+        return set()
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        return {
+            (row["method"], int(row["seed"]))
+            for row in rows
+            if (row["data"], row["backbone"]) == (contest.data, contest.backbone)
+        }
+
+
+def _known(results: Path, contest: Contest, method: str) -> dict[str, Any] | None:
+    """The line of a contestant that is tuned."""
+    path = results / "chosen.jsonl"
+    if not path.exists():
+        return None
+    for text in path.read_text(encoding="utf-8").splitlines():
+        line: dict[str, Any] = json.loads(text)
+        if (line["data"], line["backbone"], line["method"]) == (contest.data, contest.backbone, method):
+            return line
+    return None
+
+
+def _short(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in options.items()}
+
+
+def _plain(c: Candidate) -> dict[str, Any]:
+    """As JSON holds it; options and strengths whole, since the refit reads them from there."""
+    rounded = {part: {NDCG: round(values[NDCG], 5)} for part, values in c.metrics.items()}
+    return {"options": c.options, "epochs": c.epochs, "strengths": c.strengths, "metrics": rounded}

@@ -1,0 +1,166 @@
+"""Who takes part in the comparison of methods, and what the tuner may change of each.
+
+    bases     plain models; every test-time adjustment is tried on each (`ARMS`)
+    trained   the baselines that change training, `jaxrec.baselines.METHODS`
+    solved    most popular, EASE, ItemKNN, iALS: no training by steps
+
+Every trained contestant has its learning rate and L2 searched, and at most two options that are its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from jaxrec import baselines, models, presets
+from jaxrec import select as selection
+from jaxrec.baselines import Method, ddc, pc, tde
+from jaxrec.baselines.base import plain
+from jaxrec.baselines.parts import on_backbone
+from jaxrec.data.interactions import Interactions
+from jaxrec.ledger import GradientLedger
+from jaxrec.presets import PAPER_MF, SOFTMAX_MF, Settings
+from jaxrec.select import Arm
+from jaxrec.tune import Options, Real, Space
+from jaxrec.types import Scorer, Tables
+
+Backbone = Literal["mf", "lightgcn"]
+
+ADAM: Space = {"learning_rate": Real(1e-3, 5e-2, log=True), "l2": Real(1e-6, 1e-1, log=True)}
+SMALL = 5000  # items: below it, batches share 256 negatives and not 1024, for every method that shares them
+SHARED = 256
+
+BASES: dict[str, tuple[Settings, Space]] = {
+    "bpr": (replace(presets.LIGHTGCN, backbone="mf", init_scale=0.1, sample_by="interaction"), ADAM),
+    "bpr-unit-users": (
+        PAPER_MF,
+        {"learning_rate": Real(5e-3, 0.5, log=True), "l2": Real(1e-4, 1.0, log=True)},
+    ),
+    "softmax": (
+        SOFTMAX_MF,
+        {
+            "learning_rate": Real(1e-2, 0.3, log=True),
+            "l2": Real(0.1, 10.0, log=True),
+            "temperature": Real(0.05, 0.5, log=True),
+        },
+    ),
+}
+"""Plain models by name: BPR as it is usually done, BPR with users normalised (the paper's), softmax with users so."""
+
+TRAINED: dict[str, Space] = {
+    "ips": {},
+    "ips-c": {},
+    "ips-cn": {},
+    "ips-cnsr": {"smooth": Real(0.1, 1.0)},
+    "macr": {"alpha": Real(1e-4, 1e-1, log=True), "beta": Real(1e-4, 1e-1, log=True)},
+    "dice": {"alpha": Real(1e-2, 1.0, log=True), "margin": Options((5.0, 10.0, 40.0))},
+    "pd": {"gamma": Real(0.02, 0.5)},
+    "pda": {"gamma": Real(0.02, 0.5)},
+    "cause": {"distance": Real(1e-3, 1.0, log=True), "treatment": Real(0.0, 1.0)},
+    "samreg": {"weight": Real(0.01, 0.9, log=True)},
+    "ssm": {"temperature": Real(0.05, 0.5, log=True)},
+    "logq": {"temperature": Real(0.05, 0.5, log=True)},
+    "ccl": {"margin": Real(0.0, 0.9), "weight": Real(1.0, 300.0, log=True)},
+    "zerosum": {"weight": Real(0.1, 1.0)},
+    "adap_tau": {},
+    "eql": {"gain": Real(0.0, 8.0)},
+    "ipl": {"weight": Real(1e-5, 1e-1, log=True), "gamma": Real(0.5, 1.5)},
+    "bc_loss": {"temperature": Real(0.05, 0.5, log=True), "mix": Real(0.0, 1.0)},
+    "popgo": {"temperature": Real(0.05, 0.5, log=True)},
+    "resn": {"weight": Real(1e-7, 1e-2, log=True)},
+}
+"""What is searched of a trained baseline beside the learning rate and L2."""
+
+SOLVED: dict[str, tuple[Callable[..., Tables | Scorer], Space]] = {
+    "popular": (lambda train, seed: models.most_popular(train), {}),
+    "ease": (lambda train, seed, **o: models.ease(train, **o), {"l2": Real(10.0, 3000.0, log=True)}),
+    "itemknn": (
+        lambda train, seed, **o: models.itemknn(train, **o),
+        {"neighbours": Options((20, 50, 100, 200)), "shrink": Options((0.0, 1.0, 10.0, 100.0))},
+    ),
+    "ials": (
+        lambda train, seed, **o: models.ials(train, seed=seed, **o),
+        {"alpha": Real(0.003, 1.0, log=True), "l2": Real(1e-4, 0.1, log=True)},
+    ),
+}
+
+ARMS = ("adjusted", "count_control", "tten", "pc", "tde", "ddc")
+
+
+class Contestant(NamedTuple):
+    """One that is tuned as a whole; what a base's arms give are rows of their own, `base+arm`."""
+
+    name: str
+    kind: Literal["base", "trained", "solved"]
+    space: Space
+    first: Mapping[str, Any]  # the source's own values, tried first
+
+
+def find(name: str, backbone: Backbone) -> Contestant:
+    """The contestant of that name on a backbone. ValueError for an unknown one."""
+    if name in BASES:
+        settings, space = _base(name, backbone)
+        return Contestant(name, "base", space, {n: _within(of, getattr(settings, n)) for n, of in space.items()})
+    if name in TRAINED:
+        space = ADAM | TRAINED[name]
+        return Contestant(name, "trained", space, {n: _within(of, _own(name, n)) for n, of in space.items()})
+    if name in SOLVED:
+        return Contestant(name, "solved", SOLVED[name][1], {})
+    raise ValueError(f"no contestant {name!r}; there are {', '.join(names(backbone))}")
+
+
+def names(backbone: Backbone) -> list[str]:
+    """All contestants on a backbone, bases first; the solved ones count as matrix factorisation."""
+    return [*BASES, *TRAINED, *(SOLVED if backbone == "mf" else ())]
+
+
+def _own(name: str, option: str) -> Any:
+    """The source's value of an option."""
+    entry = baselines.registry.ENTRIES[name]
+    if option in baselines.options(name):
+        return inspect.signature(entry.build).parameters[option].default
+    return getattr(entry.settings, option)
+
+
+def _within(of: Real | Options, value: Any) -> Any:
+    """The value, or the nearest one that is searched."""
+    return min(max(value, of.low), of.high) if isinstance(of, Real) else value
+
+
+def _base(name: str, backbone: Backbone) -> tuple[Settings, Space]:
+    settings, space = BASES[name]
+    if backbone == "lightgcn" and name != "bpr":  # Adam moves all rows; the rates are those of the other methods
+        settings = replace(settings, optimizer="adam", learning_rate=1e-2, l2=1e-4, schedule="constant")
+        space = space | ADAM
+    elif backbone == "lightgcn":
+        settings = replace(settings, init_scale=presets.LIGHTGCN.init_scale)
+    return on_backbone(settings, backbone), space
+
+
+def make(name: str, backbone: Backbone, train: Interactions, options: Mapping[str, Any], *, epochs: int) -> Method:
+    """The method, assembled for a training set with the options given; `epochs` are those that schedules end at."""
+    small = train.num_items < SMALL
+    if name in BASES:
+        settings = _base(name, backbone)[0]
+        changed = dict(options) | ({"negatives": SHARED} if settings.shared and small else {})
+        settings = presets.override(settings, changed | {"epochs": epochs}, source=name)
+        return plain(presets.build(settings, train))
+    shared = baselines.registry.ENTRIES[name].settings
+    fewer = {"negatives": SHARED} if shared.shared and small and shared.negatives > SHARED else {}
+    return baselines.build(name, train, backbone, **fewer, **options)
+
+
+def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: int) -> dict[str, Arm]:
+    """The test-time adjustments of a trained base, each with its strengths."""
+    along = ddc.directions(tables, train)
+    scalars = ddc.fit(tables, train, key=jax.random.key(seed), along=along)
+    return {
+        **selection.arms(tables, ledger, train, seed=seed),
+        "pc": pc.arm(train.item_counts),
+        "tde": tde.arm(tables, ledger),
+        "ddc": ddc.arm(scalars, along),
+    }

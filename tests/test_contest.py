@@ -1,0 +1,131 @@
+"""The comparison of methods: rules of choice, equal tuning, resumable rows, tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from experiments import contest, contest_tables, contestants
+from experiments.contest import NDCG, Candidate, Contest, choose, front
+from jaxrec import baselines
+
+pytest.importorskip("optuna")
+
+
+def candidate(natural: float, unbiased: float) -> Candidate:
+    return Candidate({}, 1, {}, {"natural": {NDCG: natural}, "unbiased": {NDCG: unbiased}})
+
+
+def test_rules_choose_by_unbiased_within_what_the_best_base_allows() -> None:
+    tried = [candidate(0.30, 0.10), candidate(0.28, 0.15), candidate(0.20, 0.30)]
+    assert choose(tried, "unbiased", 0.30) == (tried[2], True)
+    assert choose(tried, "loss10", 0.30) == (tried[1], True)
+    # Where nothing keeps enough, the one that keeps most is taken, and said to fall short.
+    assert choose(tried, "loss10", 0.50) == (tried[0], False)
+
+
+def test_a_front_holds_what_either_rule_may_choose() -> None:
+    rng = np.random.default_rng(0)
+    tried = [candidate(*pair) for pair in rng.random((40, 2))]
+    kept = front(tried)
+    assert len(kept) < len(tried)
+    for reference in (0.2, 0.6, 0.9):
+        for rule in contest.RULES:
+            assert choose(kept, rule, reference) == choose(tried, rule, reference)
+    pairs = [(c.value("natural"), c.value("unbiased")) for c in kept]
+    assert pairs == sorted(pairs, key=lambda p: (-p[0], p[1]))
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+def test_sources_values_come_first_and_lie_in_the_space(backbone: contestants.Backbone) -> None:
+    for name in contestants.names(backbone):
+        who = contestants.find(name, backbone)
+        for option, value in who.first.items():
+            of = who.space[option]
+            inside = of.low <= value <= of.high if isinstance(of, contestants.Real) else value in of.values
+            assert inside, (name, option, value)
+    assert set(baselines.METHODS) == set(contestants.TRAINED)  # no baseline is left out
+
+
+def test_unknown_contestants_are_named() -> None:
+    with pytest.raises(ValueError, match="no contestant 'nobody'"):
+        contestants.find("nobody", "mf")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    folder = tmp_path_factory.mktemp("contest")
+    job = Contest(
+        "synthetic", methods=("bpr", "softmax", "macr", "popular"), seeds=(0, 1), trials=2, points=8, epochs=2,
+        evaluate_every=1,
+    )  # fmt: skip
+    contest.run(job, folder / "results", folder / "runs")
+    return job, folder
+
+
+def test_rows_hold_every_method_seed_and_test(small: tuple) -> None:
+    _job, folder = small
+    with (folder / "results" / "rows.csv").open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        assert tuple(reader.fieldnames or ()) == contest.COLUMNS
+        rows = list(reader)
+    keys = [(r["method"], r["seed"], r["test"], r["metric"]) for r in rows]
+    assert len(set(keys)) == len(keys)
+    arms = [f"{base}+{arm}" for base in ("bpr", "softmax") for arm in contestants.ARMS]
+    labels = {"bpr", "softmax"} | {n + at for n in (*arms, "macr", "popular") for at in ("", "@loss10")}
+    assert {r["method"] for r in rows} == labels
+    assert {r["seed"] for r in rows} == {"0", "1"}
+    assert {r["test"] for r in rows} == {"natural", "unbiased"}
+    assert all(0 <= float(r["value"]) <= 1 for r in rows if r["metric"] == NDCG)
+
+
+def test_what_was_tried_is_kept_and_budgets_are_equal(small: tuple) -> None:
+    _job, folder = small
+    lines = [json.loads(t) for t in (folder / "results" / "chosen.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["method"] for line in lines] == ["bpr", "softmax", "macr", "popular"]
+    assert [len(line["trials"]) for line in lines] == [2, 2, 2, 1]  # the most popular has nothing to tune
+
+
+def test_a_second_run_adds_nothing_and_a_torn_one_is_completed(small: tuple) -> None:
+    job, folder = small
+    path = folder / "results" / "rows.csv"
+    whole = path.read_text(encoding="utf-8")
+    contest.run(job, folder / "results", folder / "runs")
+    assert path.read_text(encoding="utf-8") == whole
+    lost = [line for line in whole.splitlines() if not line.startswith("synthetic,mf,macr,1,")]
+    path.write_text("\n".join(lost) + "\n", encoding="utf-8")
+    contest.run(job, folder / "results", folder / "runs")
+    again = path.read_text(encoding="utf-8").splitlines()
+    assert sorted(again) == sorted(whole.splitlines())  # trained again, the same figures
+
+
+def test_the_page_ranks_methods_and_tests_differences(small: tuple) -> None:
+    _job, folder = small
+    text = contest_tables.page(folder / "results", folder / "runs")
+    assert "## synthetic, mf" in text
+    assert "(ours)" in text
+    assert "p, Holm" in text
+    again = contest_tables.page(folder / "results", None)  # from the values kept beside the rows
+    assert again == text
+    (group,) = contest_tables.load(folder / "results")
+    values = contest_tables.gather(group, folder / "results", None)
+    mean = np.mean([v for v in group.rows["macr"]["unbiased"][NDCG]])
+    assert np.mean(values["macr"]["unbiased"]) == pytest.approx(mean, abs=1e-3)  # kept as float16
+
+
+def test_pairs_are_corrected_over_the_table() -> None:
+    rng = np.random.default_rng(0)
+    ours = rng.random(200)
+    values = {"ours": {"t": ours}, "same": {"t": ours}, "near": {"t": ours + rng.normal(0.02, 0.1, 200)}}
+    values["far"] = {"t": ours - 0.5 + rng.normal(0, 0.1, 200)}
+    found = contest_tables.pairs(values, "ours", ["same", "near", "far", "absent"], "t")
+    assert set(found) == {"same", "near", "far"}
+    assert found["same"] == (0.0, 1.0)
+    assert found["far"][0] == pytest.approx(0.5, abs=0.05)
+    assert found["far"][1] < 1e-20
+    from jaxrec.metrics import paired_test
+
+    assert found["near"][1] == pytest.approx(min(1.0, 2 * paired_test(ours, values["near"]["t"])))
