@@ -16,9 +16,11 @@ from jaxrec.baselines import (
     ccl,
     dice,
     eql,
+    invcf,
     ipl,
     ips,
     macr,
+    paac,
     pd,
     popgo,
     resn,
@@ -63,6 +65,8 @@ ENTRIES: dict[str, Entry] = {
     "bc_loss": Entry(bc_loss.SETTINGS, bc_loss.build),
     "popgo": Entry(popgo.SETTINGS, popgo.build),
     "resn": Entry(resn.SETTINGS, resn.build),
+    "invcf": Entry(invcf.SETTINGS, invcf.build),
+    "paac": Entry(paac.SETTINGS, paac.build),
 }
 
 
