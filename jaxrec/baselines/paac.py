@@ -115,15 +115,15 @@ def objective(
 
     def contrasts(rows: ScoredRows, batch: Batch, number: Array, epoch: Array) -> Array:
         keys = jax.random.split(batch_key(batch, epoch), 4)
-        users = [view(rows.pull, key, noise=noise) for key in keys[:2]]
-        items = [view(rows.positive, key, noise=noise) for key in keys[2:]]
+        user, other_user = (view(rows.pull, key, noise=noise) for key in keys[:2])
+        item, other_item = (view(rows.positive, key, noise=noise) for key in keys[2:])
         new = firsts(batch.positives)
         among = jnp.broadcast_to(new[None, :], (len(new), len(new)))
         up = popular(number, batch.positives, among, ratio=ratio)
-        by_item = info_nce(*items, batch.positives, up, beta=beta, temperature=temperature)
-        by_user = info_nce(*users, batch.users, jnp.ones_like(up), beta=1.0, temperature=temperature)
-        item = gamma * _mean(by_item, new & up) + (1.0 - gamma) * _mean(by_item, new & ~up)
-        return 0.5 * (item + _mean(by_user, firsts(batch.users)))
+        by_item = info_nce(item, other_item, batch.positives, up, beta=beta, temperature=temperature)
+        by_user = info_nce(user, other_user, batch.users, jnp.ones_like(up), beta=1.0, temperature=temperature)
+        items = gamma * _mean(by_item, new & up) + (1.0 - gamma) * _mean(by_item, new & ~up)
+        return 0.5 * (items + _mean(by_user, firsts(batch.users)))
 
     def loss(rows: ScoredRows, batch: Batch, epoch: Array) -> Array:
         scores = pair_scores(rows.pull, rows.positive), candidate_scores(rows.push, rows.negative)
