@@ -1,4 +1,4 @@
-"""InvCF and PAAC: each against a slow numpy reading of its formula, at its limit, and in a short fit."""
+"""InvCF, PAAC, DAP and PPAC: each against a slow numpy reading of its formula, at its limit, and in a short fit."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import pytest
 from conftest import random_interactions
 
 from jaxrec import baselines, metrics, models, objectives, presets, testing
-from jaxrec.baselines import invcf, paac
+from jaxrec.baselines import dap, invcf, paac
 from jaxrec.baselines.parts import on_backbone
 from jaxrec.presets import Settings
 from jaxrec.step import RowObjective, ScoredRows, Step
-from jaxrec.types import Batch, Tables
+from jaxrec.types import Batch, Scorer, Tables
 
 USERS, ITEMS, D, B, K = 30, 20, 4, 9, 3
 TRAIN = random_interactions()
 COUNTS = TRAIN.item_counts
 EPOCH = jnp.int32(0)
-BOTH = ("invcf", "paac")
+ALL = ("invcf", "paac", "dap", "ppac")
 Backbone = Literal["mf", "lightgcn"]
 
 
@@ -275,15 +275,96 @@ def test_noise_is_new_with_each_batch_and_each_epoch_and_the_same_when_drawn_aga
     assert len(set(words)) == 3
 
 
-# both
+# dap
+
+
+def slow_dap(params: Any, cluster: np.ndarray, alpha: float, beta: float, layers: int) -> np.ndarray:
+    user, item = (np.asarray(params[side], np.float64) for side in ("user", "item"))
+    degree = np.concatenate([TRAIN.user_counts, COUNTS])
+    e, total = np.concatenate([user, item]), np.concatenate([user, item])
+    edges = np.zeros((USERS + ITEMS, USERS + ITEMS))
+    for u, i in zip(TRAIN.users, TRAIN.items, strict=True):
+        edges[u, USERS + i] = edges[USERS + i, u] = 1 / np.sqrt(degree[u] * degree[USERS + i])
+    for _ in range(layers):
+        e = edges @ e
+        after = e.copy()
+        for v in range(len(e)):
+            for strength, side in ((alpha, degree > degree[v]), (beta, degree < degree[v])):
+                near = np.flatnonzero(side & (cluster == cluster[v]))
+                if len(near):
+                    mean = sum(degree[j] * e[j] for j in near) / degree[near].sum()
+                    after[v] -= strength * (unit(e[v]) @ unit(mean)) * mean
+        e = after
+        total += e
+    return total / (layers + 1)
+
+
+def test_dap_is_its_formula_and_its_arm_says_the_same() -> None:
+    method = baselines.build("dap", TRAIN, "lightgcn", width=D, layers=2, clusters=3, alpha=0.6, beta=0.3)
+    state = method.step.init(jax.random.key(0))
+    plain = models.embed(method.model, state.params)
+    cluster = dap.kmeans(jnp.concatenate(plain[:2]), 3)
+    assert set(cluster.tolist()) == {0, 1, 2}
+    found = method.rank(state.params)
+    assert isinstance(found, Tables)
+    rows = np.concatenate(found[:2])
+    np.testing.assert_allclose(rows, slow_dap(state.params, cluster, 0.6, 0.3, 2), rtol=1e-3, atol=1e-6)
+    assert float(np.abs(rows - np.concatenate(plain[:2])).max()) > 1e-3
+    start = baselines.start(method, state.params)
+    np.testing.assert_allclose(start.user, plain.user, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(start.item, plain.item, rtol=1e-4, atol=1e-7)
+    arm = method.arm(state.params)  # type: ignore[misc]
+    moved = jax.jit(lambda s: arm.adjust(s)(start, state.ledger))(jnp.array([0.6, 0.3]))  # type: ignore[arg-type]
+    np.testing.assert_allclose(np.concatenate(moved[:2]), rows, rtol=1e-4, atol=1e-6)
+
+
+def test_dap_on_mf_is_mf() -> None:
+    method = baselines.build("dap", TRAIN, "mf", width=D)
+    params = method.model.init(jax.random.key(0))
+    found = method.rank(params)
+    assert isinstance(found, Tables)
+    np.testing.assert_array_equal(found.item, params["item"])
+
+
+def test_kmeans_finds_clusters_that_are_apart() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(4.0 * side, 0.1, (20, 2)) for side in (-1, 1)])
+    found = dap.kmeans(jnp.asarray(rows, jnp.float32), 2, seed=1)
+    assert len(set(found[:20].tolist())) == len(set(found[20:].tolist())) == 1
+    assert found[0] != found[-1]
+
+
+# ppac
+
+
+def test_ppac_is_its_formula_and_plain_at_strengths_0() -> None:
+    method = baselines.build("ppac", TRAIN, width=D, neighbours=4)
+    params = method.model.init(jax.random.key(0))
+    own = [set(TRAIN.items[TRAIN.users == u].tolist()) for u in range(USERS)]
+    plain = np.asarray(params["user"], np.float64) @ np.asarray(params["item"], np.float64).T
+    wanted = plain.copy()
+    for u in range(USERS):
+        alike = [(-len(own[u] & own[v]) / len(own[u] | own[v]), v) for v in range(USERS) if v != u and own[u] & own[v]]
+        near = [v for _, v in sorted(alike)[:4]]
+        for i in range(ITEMS):
+            wanted[u, i] += 1.5 * np.mean([i in own[v] for v in near]) - 0.7 * COUNTS[i] / USERS
+    found = method.rank(params, gamma=1.5, beta=-0.7)
+    assert isinstance(found, Scorer)
+    np.testing.assert_allclose(found.block(np.arange(USERS)), wanted, rtol=1e-4, atol=1e-5)
+    zero = method.rank(params, gamma=0.0, beta=0.0)
+    assert isinstance(zero, Scorer)
+    np.testing.assert_allclose(zero.block(np.arange(4, 9)), plain[4:9], rtol=1e-4, atol=1e-6)
+
+
+# all of them
 
 
 @pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ALL)
 def test_a_short_fit_lowers_the_loss_and_ranks_better_than_at_random(name: str, backbone: Backbone) -> None:
     train, test = testing.two_groups()
     # So few items want weights far below those for large data, where a batch seldom has a user twice.
-    own = {"negatives": 8} if name == "invcf" else {"align": 0.5, "contrast": 0.05}
+    own = {"invcf": {"negatives": 8}, "paac": {"align": 0.5, "contrast": 0.05}}.get(name, {})
     method = baselines.build(name, train, backbone, width=8, layers=1, batch_size=64, learning_rate=0.02, **own)
     fitted = baselines.fit_method(method, epochs=15)
     losses = [row["loss"] for row in fitted.history]
@@ -293,8 +374,9 @@ def test_a_short_fit_lowers_the_loss_and_ranks_better_than_at_random(name: str, 
     assert state.ledger is not None
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.ledger))
     ranked = method.rank(state.params, state.ledger)
-    assert isinstance(ranked, Tables)
-    assert ranked.item.shape[1] == state.ledger.items.pull.vector.shape[1]
+    assert isinstance(ranked, Scorer if name == "ppac" else Tables)
+    if isinstance(ranked, Tables):
+        assert ranked.item.shape[1] == state.ledger.items.pull.vector.shape[1]
     lists = baselines.top_k(ranked, np.arange(train.num_users), train, k=12)
     recall = metrics.evaluate(lists, test, train, ks=[12]).summary["recall@12"]
     assert recall > 0.7  # at random it is 0.375
@@ -313,6 +395,11 @@ def test_a_short_fit_lowers_the_loss_and_ranks_better_than_at_random(name: str, 
         ("paac", {"ratio": 1.0}, r"a ratio in \(0, 1\)"),
         ("paac", {"objective": "bce"}, "paac wants objective 'bpr', got 'bce'"),
         ("paac", {"normalize_users": True}, "paac wants embeddings as they are"),
+        ("dap", {"clusters": 0}, "dap wants at least one cluster, got 0"),
+        ("dap", {"biases": True}, "dap wants embeddings as they are"),
+        ("dap", {"objective": "bce"}, "dap wants objective 'bpr'"),
+        ("ppac", {"neighbours": 0}, "ppac wants at least one neighbour, got 0"),
+        ("ppac", {"objective": "bce"}, "ppac wants objective 'bpr'"),
     ],
 )
 def test_they_say_what_they_want(name: str, options: dict[str, Any], message: str) -> None:

@@ -14,6 +14,7 @@ from jaxrec.baselines import (
     bc_loss,
     cause,
     ccl,
+    dap,
     dice,
     eql,
     invcf,
@@ -23,6 +24,7 @@ from jaxrec.baselines import (
     paac,
     pd,
     popgo,
+    ppac,
     resn,
     samreg,
     ssm,
@@ -67,6 +69,8 @@ ENTRIES: dict[str, Entry] = {
     "resn": Entry(resn.SETTINGS, resn.build),
     "invcf": Entry(invcf.SETTINGS, invcf.build),
     "paac": Entry(paac.SETTINGS, paac.build),
+    "dap": Entry(dap.SETTINGS, dap.build),
+    "ppac": Entry(ppac.SETTINGS, ppac.build),
 }
 
 
