@@ -5,8 +5,9 @@
 
 h_v is the mean of e_j over the nodes j of v's cluster with more interactions than v, weighted by how many they have,
 and t_v over those with fewer; 0 where there are none. The model ranks by the mean of ẽ^(0) .. ẽ^(L). It needs no
-training of its own. The source finds clusters by k-means; that this is done once, on the rows of the plain model, and
-the weights of t_v are this library's reading of it.
+training of its own. The source clusters nodes, estimates from popular neighbours what was amplified, and takes it off
+in each layer. The forms of h_v and t_v, their weights by cosine, and clusters that are found once, by k-means of the
+plain model's rows, are this library's reading of it.
 """
 
 from __future__ import annotations
@@ -132,14 +133,14 @@ def build(
     clusters: int = 10,
     seed: int = 0,
 ) -> Method:
-    """LightGCN by BPR, and DAP's strengths α and β at test time, which the source tunes, like the number of clusters.
+    """LightGCN by BPR, and DAP's strengths α and β at test time; all three numbers are to be tuned.
 
     `arm` tunes α and β in [0, 1]. On mf both are without effect.
     """
     want_objective("dap", settings, "bpr")
     want_plain_rows("dap", settings)
     if clusters < 1:
-        raise ValueError(f"dap wants at least one cluster, got {clusters}; the source tries 1 to 70")
+        raise ValueError(f"dap wants at least one cluster, got {clusters}")
     model, sampler, step = presets.build(settings, train)
     layers = settings.layers if settings.backbone == "lightgcn" else 0
     degree, strengths = np.concatenate([train.user_counts, train.item_counts]), {"alpha": alpha, "beta": beta}

@@ -4,8 +4,8 @@
     GP_i  = n_i/U
     s'_ui = s_ui + γ PP_ui + β GP_i, with γ > 0 and β < 0
 
-These are the direct effects of personal and of global popularity, which the source sets at test time. It trains its
-base for that, too; here the base is trained by BPR alone, which is this library's reading of it.
+The source sets the direct effects of personal and of global popularity at test time, and trains its base for that. Here
+they are added to a base trained by BPR alone; this, and how PP is measured, are this library's reading of it.
 """
 
 from __future__ import annotations
