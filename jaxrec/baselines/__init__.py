@@ -1,7 +1,8 @@
 """Published methods, one file each, assembled from the library's parts; each file has the formula and its source.
 
     by name      build(name, train, backbone, ...) -> Method, fit_method; METHODS, options(name)
-    trained      ips (with C, CN, CNSR), macr, dice, pd (and PDA), cause, samreg
+    trained      ips (with C, CN, CNSR), macr, dice, pd (and PDA), cause, samreg, invcf, paac;
+                 dap and ppac, which are BPR with strengths at test time
                  `build(settings, train, ...) -> Method`, from the file's `SETTINGS`
                  ssm (and logQ), ccl, zerosum, adap_tau, eql, ipl, bc_loss, popgo, resn
                  `build(settings, train, ...) -> (Model, Sampler, Step)`, from the file's `SETTINGS`

@@ -14,13 +14,17 @@ from jaxrec.baselines import (
     bc_loss,
     cause,
     ccl,
+    dap,
     dice,
     eql,
+    invcf,
     ipl,
     ips,
     macr,
+    paac,
     pd,
     popgo,
+    ppac,
     resn,
     samreg,
     ssm,
@@ -63,6 +67,10 @@ ENTRIES: dict[str, Entry] = {
     "bc_loss": Entry(bc_loss.SETTINGS, bc_loss.build),
     "popgo": Entry(popgo.SETTINGS, popgo.build),
     "resn": Entry(resn.SETTINGS, resn.build),
+    "invcf": Entry(invcf.SETTINGS, invcf.build),
+    "paac": Entry(paac.SETTINGS, paac.build),
+    "dap": Entry(dap.SETTINGS, dap.build),
+    "ppac": Entry(ppac.SETTINGS, ppac.build),
 }
 
 

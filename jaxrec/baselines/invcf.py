@@ -1,0 +1,154 @@
+"""InvCF: preferences that stay the same under another popularity (Zhang et al. 2023, WWW, arXiv 2302.05328).
+
+    rows   preference û, v̂ of the backbone, and popularity p̂, q̂ of embeddings that know counts only; all of length 1
+    L      = NCE(û, v̂) + λ₁ NCE(p̂, q̂) + λ₂ [dCor(û, p̂) + dCor(v̂, q̂)] + λ₃ NCE(û ⊕ p̂', v̂ ⊕ q̂')
+    NCE    −log e^{cos_ui/τ} / (e^{cos_ui/τ} + Σ_j e^{cos_uj/τ})
+    test   ⟨û, v̂⟩
+
+p̂' and q̂' are popularities of others, so that what û and v̂ say has to hold whatever popularity comes with it, and
+a ⊕ b is (a + b)/‖a + b‖. The source has these four modules (preference, popularity, disentanglement, augmentation).
+That a merge is a sum, that popularities are exchanged with the batch's next row, and which of the published weights
+goes with which term are this library's reading of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import objectives, presets
+from jaxrec.baselines.base import Method, known_strengths
+from jaxrec.baselines.branch import popularity_model
+from jaxrec.baselines.dice import discrepancy
+from jaxrec.baselines.parts import COSINES, want_cosines
+from jaxrec.data.interactions import Interactions
+from jaxrec.ledger import GradientLedger
+from jaxrec.models import Model, candidate_scores, embed, pair_scores
+from jaxrec.models.wrappers import unit
+from jaxrec.presets import Settings
+from jaxrec.step import RowObjective, ScoredRows, make_row_step
+from jaxrec.types import Array, Batch, Params, Tables
+
+SETTINGS = replace(COSINES, layers=2, negatives=64)
+"""Cosines, with 64 negatives and two layers of LightGCN as in the authors' commands; τ is an option of its own."""
+
+
+def beside(model: Model, train: Interactions, *, scale: float = 0.1) -> Model:
+    """Scored rows [û, p̂] and [v̂, q̂] of twice the width: the model's own, and unit rows of `popularity_model`.
+
+    Parameters are {"base": the model's own, "popularity": a row for each count}. L2 looks at the base only.
+    """
+    width = model.width
+    counts = popularity_model(train, width, scale=scale)
+
+    def init(key: Array) -> Params:
+        base_key, own_key = jax.random.split(key)
+        return {"base": model.init(base_key), "popularity": counts.init(own_key)}
+
+    def tables(params: Params) -> tuple[Array, Array]:
+        (user, item), (p, q) = model.tables(params["base"]), counts.tables(params["popularity"])
+        return jnp.concatenate([user, p], axis=1), jnp.concatenate([item, q], axis=1)
+
+    inner = model.tables if model.penalized is None else model.penalized
+    return model._replace(
+        width=2 * width,
+        vector_width=2 * width,
+        init=init,
+        tables=tables,
+        user_head=lambda rows: _heads(model.user_head, rows, width),
+        item_head=lambda rows: _heads(model.item_head, rows, width),
+        tables_are_params=False,
+        penalized=lambda params: inner(params["base"]),
+    )
+
+
+def _heads(head: Callable[[Array], Array], rows: Array, width: int) -> Array:
+    return jnp.concatenate([head(rows[..., :width]), unit(rows[..., width:])], axis=-1)
+
+
+def exchanged(rows: Array) -> Array:
+    """[û ⊕ p̂'] of rows [û, p̂] [B, 2W], or negatives' [B, K, 2W]: p̂' is that of the next row and the next negative."""
+    preference, popularity = jnp.split(rows, 2, axis=-1)
+    axes = tuple(range(rows.ndim - 1))
+    return unit(preference + jnp.roll(popularity, (-1,) * len(axes), axes))
+
+
+def objective(
+    *,
+    temperature: float = 0.1,
+    popularity: float = 1e-2,
+    disentangle: float = 1e-6,
+    invariance: float = 1e-2,
+    compared: int | None = 512,
+    logq: bool = False,
+) -> RowObjective:
+    """The loss of a row of `beside`: λ₁ = `popularity`, λ₂ = `disentangle`, λ₃ = `invariance`.
+
+    With all of them 0 it is the sampled softmax of the preferences at τ. dCor is taken over a batch, over its users and
+    over its positives, and the sum of both stands in every row, so that λ₂ is that of the mean loss. It looks at the
+    first `compared` rows (None: all), because it costs O(B²).
+    """
+    weights = popularity, disentangle, invariance
+    if not temperature > 0 or min(weights) < 0:
+        got = ", ".join(map(str, (temperature, *weights)))
+        raise ValueError(f"invcf wants a temperature > 0, and popularity, disentangle, invariance >= 0; got {got}")
+    softmax = objectives.softmax(logq=logq)
+
+    def nce(rows: ScoredRows, batch: Batch) -> Array:
+        positive = pair_scores(rows.pull, rows.positive) / temperature
+        negative = candidate_scores(rows.push, rows.negative) / temperature
+        return softmax(positive, negative, where=batch.where, log_q=batch.log_q)
+
+    def loss(rows: ScoredRows, batch: Batch, epoch: Array) -> Array:
+        halves = [jnp.split(x, 2, axis=-1) for x in rows]
+        found = nce(ScoredRows(*(first for first, _ in halves)), batch)
+        if popularity:
+            found += popularity * nce(ScoredRows(*(second for _, second in halves)), batch)
+        if disentangle:
+            found += disentangle * (discrepancy(rows.pull[:compared]) + discrepancy(rows.positive[:compared]))
+        if invariance:
+            found += invariance * nce(ScoredRows(*map(exchanged, rows)), batch)
+        return found
+
+    return loss
+
+
+def build(
+    settings: Settings,
+    train: Interactions,
+    *,
+    temperature: float = 0.1,
+    popularity: float = 1e-2,
+    disentangle: float = 1e-6,
+    invariance: float = 1e-2,
+    compared: int | None = 512,
+) -> Method:
+    """InvCF on any backbone; `settings` name cosines, like `SETTINGS`. It ranks by the preferences alone.
+
+    The authors' commands have (λ₁, λ₂, λ₃) = (1e-2, 1e-6, 1e-2) on one data set and (1, 1e-7, 1e-1) on another; τ is
+    tuned. Shared negatives are given to each row as its own, so memory grows with B · K · 2W. What it ranks by is as
+    wide as the ledger, with 0 for the popularities.
+    """
+    want_cosines("invcf", settings)
+    loss = objective(
+        temperature=temperature, popularity=popularity, disentangle=disentangle, invariance=invariance,
+        compared=compared, logq=settings.logq,
+    )  # fmt: skip
+    model, sampler, step = presets.build(
+        settings,
+        train,
+        objective=loss,
+        make=make_row_step,
+        wrap=lambda model: beside(model, train, scale=settings.init_scale),
+    )
+    half = model.width // 2
+
+    def rank(params: Params, ledger: GradientLedger | None = None, **strengths: float) -> Tables:
+        known_strengths({}, strengths)
+        user, item = embed(model, params)[:2]
+        return Tables(user.at[:, half:].set(0.0), item.at[:, half:].set(0.0))
+
+    return Method(model, sampler, step, rank)

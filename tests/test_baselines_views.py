@@ -1,0 +1,413 @@
+"""InvCF, PAAC, DAP and PPAC: each against a slow numpy reading of its formula, at its limit, and in a short fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_interactions
+
+from jaxrec import baselines, metrics, models, objectives, presets, testing
+from jaxrec.baselines import dap, invcf, paac
+from jaxrec.baselines.parts import on_backbone
+from jaxrec.presets import Settings
+from jaxrec.step import RowObjective, ScoredRows, Step
+from jaxrec.types import Batch, Scorer, Tables
+
+USERS, ITEMS, D, B, K = 30, 20, 4, 9, 3
+TRAIN = random_interactions()
+COUNTS = TRAIN.item_counts
+EPOCH = jnp.int32(0)
+ALL = ("invcf", "paac", "dap", "ppac")
+Backbone = Literal["mf", "lightgcn"]
+
+
+def batch_of(seed: int = 0) -> Batch:
+    """Rows in which users and items come back, one pair even twice."""
+    rng = np.random.default_rng(seed)
+    users = np.array([1, 2, 1, 3, 1, 2, 4, 1, 1])
+    positives = np.array([0, 0, 5, 7, 9, 12, 5, 5, 19])
+    mask = rng.random((B, K)) < 0.7
+    mask[:, 0] = True
+    ids = (users, positives, rng.integers(0, ITEMS, (B, K)))
+    return Batch(*(jnp.asarray(x, jnp.int32) for x in ids), jnp.asarray(mask))
+
+
+def rows_of(width: int, seed: int = 0, *, halves: bool = False) -> ScoredRows:
+    """Random rows; with `halves` both halves of each have length 1."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for shape in ((B, width), (B, width), (B, K, width)):
+        x = rng.normal(size=shape)
+        if halves:
+            x = np.concatenate([unit(x[..., : width // 2]), unit(x[..., width // 2 :])], axis=-1)
+        found.append(jnp.asarray(x, jnp.float32))
+    return ScoredRows(found[0], *found)
+
+
+def unit(x: Any) -> np.ndarray:
+    x = np.asarray(x, np.float64)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def check_gradient(objective: RowObjective, slow: Callable[..., float], rows: ScoredRows, *, step: float) -> None:
+    """jax.grad of the sum, at some entries, against central differences of the slow loss (the user's roles summed)."""
+    found = jax.grad(lambda r: jnp.sum(objective(r, batch_of(), EPOCH)))(rows)
+    summed = [np.asarray(found.pull + found.push), np.asarray(found.positive), np.asarray(found.negative)]
+    values = [np.asarray(x, np.float64) for x in (rows.pull, rows.positive, rows.negative)]
+    rng = np.random.default_rng(1)
+    for part, gradient in enumerate(summed):
+        for _ in range(8):
+            at = tuple(rng.integers(0, n) for n in gradient.shape)
+            moved = [[x.copy() for x in values] for _ in range(2)]
+            moved[0][part][at] += step
+            moved[1][part][at] -= step
+            wanted = (slow(*moved[0]) - slow(*moved[1])) / (2 * step)
+            np.testing.assert_allclose(gradient[at], wanted, rtol=5e-3, atol=1e-3)
+
+
+def one_step(step: Step, params: Any, batch: Batch) -> tuple[Any, float]:
+    state = step.init(jax.random.key(0))._replace(params=params)
+    after, info = step.update(state, batch)
+    return after.params, float(info.loss)
+
+
+def plainly(settings: Settings, backbone: Backbone) -> Settings:
+    return on_backbone(
+        dataclasses.replace(
+            settings, width=D, layers=2, batch_size=16, negatives=4, optimizer="sgd", learning_rate=0.1, init_scale=1.0
+        ),
+        backbone,
+    )
+
+
+# invcf
+
+
+def slow_dcor(x: np.ndarray, y: np.ndarray) -> float:
+    def centred(z: np.ndarray) -> np.ndarray:
+        a = np.linalg.norm(z[:, None] - z[None], axis=-1)
+        return a - a.mean(0) - a.mean(1)[:, None] + a.mean()
+
+    a, b = centred(x), centred(y)
+    return float(np.sqrt((a * b).mean() / np.sqrt((a * a).mean() * (b * b).mean())))
+
+
+def slow_nce(user: np.ndarray, positive: np.ndarray, negative: np.ndarray, temperature: float) -> np.ndarray:
+    where, found = np.asarray(batch_of().where), np.zeros(B)
+    for b in range(B):
+        own = np.exp(user[b] @ positive[b] / temperature)
+        others = [np.exp(user[b] @ negative[b, k] / temperature) for k in range(K) if where[b, k]]
+        found[b] = -np.log(own / (own + sum(others)))
+    return found
+
+
+def slow_invcf(
+    user: np.ndarray, positive: np.ndarray, negative: np.ndarray, weights: tuple[float, float, float], tau: float
+) -> np.ndarray:
+    u, v, w = (x[..., :D] for x in (user, positive, negative))
+    p, q, r = (x[..., D:] for x in (user, positive, negative))
+    found = slow_nce(u, v, w, tau) + weights[0] * slow_nce(p, q, r, tau)
+    found += weights[1] * (slow_dcor(u, p) + slow_dcor(v, q))
+    merged = [np.zeros((B, D)), np.zeros((B, D)), np.zeros((B, K, D))]
+    for b in range(B):
+        after = (b + 1) % B
+        merged[0][b], merged[1][b] = unit(u[b] + p[after]), unit(v[b] + q[after])
+        for k in range(K):
+            merged[2][b, k] = unit(w[b, k] + r[after, (k + 1) % K])
+    return found + weights[2] * slow_nce(*merged, tau)
+
+
+WEIGHTS = (0.4, 0.7, 0.6)
+
+
+def test_invcf_is_its_formula_with_its_gradients() -> None:
+    rows = rows_of(2 * D, halves=True)
+    loss = invcf.objective(temperature=0.3, popularity=0.4, disentangle=0.7, invariance=0.6)
+    values = [np.asarray(x, np.float64) for x in (rows.pull, rows.positive, rows.negative)]
+    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow_invcf(*values, WEIGHTS, 0.3), rtol=1e-4)
+    check_gradient(loss, lambda *v: float(slow_invcf(*v, WEIGHTS, 0.3).sum()), rows, step=1e-4)
+
+
+@pytest.mark.parametrize("name", ["popularity", "disentangle", "invariance"])
+def test_each_weight_of_invcf_has_a_term_of_its_own(name: str) -> None:
+    rows, off = rows_of(2 * D, halves=True), dict.fromkeys(("popularity", "disentangle", "invariance"), 0.0)
+    values = [np.asarray(x, np.float64) for x in (rows.pull, rows.positive, rows.negative)]
+    weights = tuple(0.5 if other == name else 0.0 for other in off)
+    found = invcf.objective(temperature=0.3, **{**off, name: 0.5})(rows, batch_of(), EPOCH)
+    np.testing.assert_allclose(found, slow_invcf(*values, weights, 0.3), rtol=1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+def test_invcf_without_its_terms_is_the_softmax_of_cosines(backbone: Backbone) -> None:
+    settings = dataclasses.replace(plainly(invcf.SETTINGS, backbone), l2=0.03)
+    method = invcf.build(settings, TRAIN, temperature=0.2, popularity=0.0, disentangle=0.0, invariance=0.0)
+    softmax = objectives.softmax()
+    model, sampler, step = presets.build(settings, TRAIN, objective=lambda p, n, **o: softmax(p / 0.2, n / 0.2, **o))
+    params, batch = method.model.init(jax.random.key(1)), sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
+    found, loss = one_step(method.step, params, batch)
+    wanted, told = one_step(step, params["base"], batch)
+    np.testing.assert_allclose(loss, told, rtol=1e-5)
+    for side in ("user", "item"):
+        np.testing.assert_allclose(found["base"][side], wanted[side], rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(found["popularity"][side], params["popularity"][side])
+    ranked, tables = method.rank(found), models.embed(model, wanted)
+    assert isinstance(ranked, Tables)
+    np.testing.assert_allclose(ranked.user @ ranked.item.T, tables.user @ tables.item.T, rtol=1e-3, atol=1e-5)
+
+
+def test_popularity_rows_are_told_by_counts_and_have_length_1() -> None:
+    model = baselines.build("invcf", TRAIN, width=D).model
+    user, item = models.embed(model, model.init(jax.random.key(0)))[:2]
+    assert user.shape == (USERS, 2 * D)
+    for rows, counts in ((user, TRAIN.user_counts), (item, COUNTS)):
+        own = np.asarray(rows)[:, D:]
+        np.testing.assert_allclose(np.linalg.norm(own, axis=1), np.ones(len(own)), rtol=1e-5)
+        for count in np.unique(counts):
+            same = own[counts == count]
+            np.testing.assert_array_equal(same, np.broadcast_to(same[0], same.shape))
+        assert len(np.unique(own, axis=0)) == len(np.unique(counts))
+
+
+# paac
+
+
+def slow_align(rows: np.ndarray, ratio: float) -> float:
+    batch = batch_of()
+    users, items = np.asarray(batch.users), np.asarray(batch.positives)
+    total = 0.0
+    for u in set(users.tolist()):
+        at = {int(items[b]): b for b in range(B)[::-1] if users[b] == u}
+        order = sorted(at, key=lambda i: (-COUNTS[i], i))
+        up = [i for n, i in enumerate(order) if n < ratio * len(order)]
+        pairs = [(i, j) for i in up for j in order if j not in up]
+        total += sum(np.sum((rows[at[i]] - rows[at[j]]) ** 2) for i, j in pairs) / len(order)
+    return total / len(set(users.tolist()))
+
+
+def slow_contrast(
+    first: np.ndarray, second: np.ndarray, ids: np.ndarray, up: list[int], beta: float, tau: float
+) -> dict[bool, list[float]]:
+    at = {int(i): b for b, i in reversed(list(enumerate(ids)))}
+    losses: dict[bool, list[float]] = {True: [], False: []}
+    for i, b in at.items():
+        e = {j: np.exp(first[b] @ second[c] / tau) for j, c in at.items()}
+        total = sum(x if (j in up) == (i in up) else beta * x for j, x in e.items())
+        losses[i in up].append(-np.log(e[i] / total))
+    return losses
+
+
+def slow_paac(
+    user: np.ndarray, positive: np.ndarray, negative: np.ndarray, *,
+    align: float, contrast: float, gamma: float, beta: float, ratio: float, tau: float,
+) -> np.ndarray:  # fmt: skip
+    """Without noise, so that both views are the unit rows."""
+    batch = batch_of()
+    where, users, items = (np.asarray(x) for x in (batch.where, batch.users, batch.positives))
+    found = np.zeros(B)
+    for b in range(B):
+        gaps = [user[b] @ (positive[b] - negative[b, k]) for k in range(K) if where[b, k]]
+        found[b] = np.mean(np.log1p(np.exp(-np.array(gaps))))
+    order = sorted(set(items.tolist()), key=lambda i: (-COUNTS[i], i))
+    up = [i for n, i in enumerate(order) if n < ratio * len(order)]
+    by_item = slow_contrast(unit(positive), unit(positive), items, up, beta, tau)
+    by_user = slow_contrast(unit(user), unit(user), users, [], 1.0, tau)[False]
+    item = gamma * np.mean(by_item[True]) + (1 - gamma) * np.mean(by_item[False])
+    return found + align * slow_align(positive, ratio) + contrast * (item + np.mean(by_user)) / 2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"align": 0.7, "contrast": 0.0, "gamma": 0.5, "beta": 0.5, "ratio": 0.5},
+        {"align": 0.0, "contrast": 0.8, "gamma": 0.3, "beta": 0.4, "ratio": 0.5},
+        {"align": 0.0, "contrast": 0.8, "gamma": 1.0, "beta": 0.0, "ratio": 0.3},
+        {"align": 0.2, "contrast": 0.8, "gamma": 0.0, "beta": 1.0, "ratio": 0.7},
+    ],
+)
+def test_paac_is_its_formula_with_its_gradients(given: dict[str, float]) -> None:
+    rows, loss = rows_of(D), paac.objective(COUNTS, temperature=0.5, noise=0.0, **given)
+    values = [np.asarray(x, np.float64) for x in (rows.pull, rows.positive, rows.negative)]
+    # What belongs to a user or an item that comes back is read at its first row.
+    for part, ids in ((0, batch_of().users), (1, batch_of().positives)):
+        for b, i in enumerate(np.asarray(ids)):
+            values[part][b] = values[part][np.flatnonzero(np.asarray(ids) == i)[0]]
+    rows = ScoredRows(*(jnp.asarray(values[n], jnp.float32) for n in (0, 0, 1, 2)))
+    slow = lambda *v: slow_paac(*v, tau=0.5, **given)  # noqa: E731
+    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow(*values), rtol=1e-4)
+    check_gradient(loss, lambda *v: float(slow(*v).sum()), rows, step=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+def test_paac_without_its_terms_is_bpr(backbone: Backbone) -> None:
+    settings = plainly(paac.SETTINGS, backbone)
+    method = paac.build(settings, TRAIN, align=0.0, contrast=0.0)
+    _, sampler, step = presets.build(settings, TRAIN)
+    params, batch = method.model.init(jax.random.key(1)), sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
+    (found, loss), (wanted, told) = one_step(method.step, params, batch), one_step(step, params, batch)
+    np.testing.assert_allclose(loss, told, rtol=1e-5)
+    for side in ("user", "item"):
+        np.testing.assert_allclose(found[side], wanted[side], rtol=1e-4, atol=1e-6)
+
+
+def test_a_view_moves_rows_by_the_noise_and_keeps_their_signs() -> None:
+    rows, keys = rows_of(D).pull, jax.random.split(jax.random.key(0))
+    one, other = (paac.view(rows, key, noise=0.1) for key in keys)
+    np.testing.assert_allclose(paac.view(rows, keys[0], noise=0.0), unit(rows), rtol=1e-5)
+    assert float(jnp.abs(one - other).max()) > 1e-3
+    np.testing.assert_array_equal(np.sign(one), np.sign(rows))
+    noise = 0.1 * np.sign(rows) * unit(jax.random.uniform(keys[0], rows.shape))
+    np.testing.assert_allclose(np.linalg.norm(noise, axis=1), np.full(B, 0.1), rtol=1e-5)
+    np.testing.assert_allclose(one, unit(np.asarray(rows) + noise), rtol=1e-4, atol=1e-6)
+
+
+def test_noise_is_new_with_each_batch_and_each_epoch_and_the_same_when_drawn_again() -> None:
+    batch = batch_of()
+    swapped = batch._replace(users=batch.users[::-1], positives=batch.positives[::-1])
+    keys = [paac.batch_key(b, jnp.int32(e)) for b, e in ((batch, 0), (batch, 1), (swapped, 0), (batch, 0))]
+    words = [tuple(jax.random.key_data(key).tolist()) for key in keys]
+    assert words[0] == words[3]
+    assert len(set(words)) == 3
+
+
+# dap
+
+
+def slow_dap(params: Any, cluster: np.ndarray, alpha: float, beta: float, layers: int) -> np.ndarray:
+    user, item = (np.asarray(params[side], np.float64) for side in ("user", "item"))
+    degree = np.concatenate([TRAIN.user_counts, COUNTS])
+    e, total = np.concatenate([user, item]), np.concatenate([user, item])
+    edges = np.zeros((USERS + ITEMS, USERS + ITEMS))
+    for u, i in zip(TRAIN.users, TRAIN.items, strict=True):
+        edges[u, USERS + i] = edges[USERS + i, u] = 1 / np.sqrt(degree[u] * degree[USERS + i])
+    for _ in range(layers):
+        e = edges @ e
+        after = e.copy()
+        for v in range(len(e)):
+            for strength, side in ((alpha, degree > degree[v]), (beta, degree < degree[v])):
+                near = np.flatnonzero(side & (cluster == cluster[v]))
+                if len(near):
+                    mean = sum(degree[j] * e[j] for j in near) / degree[near].sum()
+                    after[v] -= strength * (unit(e[v]) @ unit(mean)) * mean
+        e = after
+        total += e
+    return total / (layers + 1)
+
+
+def test_dap_is_its_formula_and_its_arm_says_the_same() -> None:
+    method = baselines.build("dap", TRAIN, "lightgcn", width=D, layers=2, clusters=3, alpha=0.6, beta=0.3)
+    state = method.step.init(jax.random.key(0))
+    plain = models.embed(method.model, state.params)
+    cluster = dap.kmeans(jnp.concatenate(plain[:2]), 3)
+    assert set(cluster.tolist()) == {0, 1, 2}
+    found = method.rank(state.params)
+    assert isinstance(found, Tables)
+    rows = np.concatenate(found[:2])
+    np.testing.assert_allclose(rows, slow_dap(state.params, cluster, 0.6, 0.3, 2), rtol=1e-3, atol=1e-6)
+    assert float(np.abs(rows - np.concatenate(plain[:2])).max()) > 1e-3
+    start = baselines.start(method, state.params)
+    np.testing.assert_allclose(start.user, plain.user, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(start.item, plain.item, rtol=1e-4, atol=1e-7)
+    arm = method.arm(state.params)  # type: ignore[misc]
+    moved = jax.jit(lambda s: arm.adjust(s)(start, state.ledger))(jnp.array([0.6, 0.3]))  # type: ignore[arg-type]
+    np.testing.assert_allclose(np.concatenate(moved[:2]), rows, rtol=1e-4, atol=1e-6)
+
+
+def test_dap_on_mf_is_mf() -> None:
+    method = baselines.build("dap", TRAIN, "mf", width=D)
+    params = method.model.init(jax.random.key(0))
+    found = method.rank(params)
+    assert isinstance(found, Tables)
+    np.testing.assert_array_equal(found.item, params["item"])
+
+
+def test_kmeans_finds_clusters_that_are_apart() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(4.0 * side, 0.1, (20, 2)) for side in (-1, 1)])
+    found = dap.kmeans(jnp.asarray(rows, jnp.float32), 2, seed=1)
+    assert len(set(found[:20].tolist())) == len(set(found[20:].tolist())) == 1
+    assert found[0] != found[-1]
+
+
+# ppac
+
+
+def test_ppac_is_its_formula_and_plain_at_strengths_0() -> None:
+    method = baselines.build("ppac", TRAIN, width=D, neighbours=4)
+    params = method.model.init(jax.random.key(0))
+    own = [set(TRAIN.items[TRAIN.users == u].tolist()) for u in range(USERS)]
+    plain = np.asarray(params["user"], np.float64) @ np.asarray(params["item"], np.float64).T
+    wanted = plain.copy()
+    for u in range(USERS):
+        alike = [(-len(own[u] & own[v]) / len(own[u] | own[v]), v) for v in range(USERS) if v != u and own[u] & own[v]]
+        near = [v for _, v in sorted(alike)[:4]]
+        for i in range(ITEMS):
+            wanted[u, i] += 1.5 * np.mean([i in own[v] for v in near]) - 0.7 * COUNTS[i] / USERS
+    found = method.rank(params, gamma=1.5, beta=-0.7)
+    assert isinstance(found, Scorer)
+    np.testing.assert_allclose(found.block(np.arange(USERS)), wanted, rtol=1e-4, atol=1e-5)
+    zero = method.rank(params, gamma=0.0, beta=0.0)
+    assert isinstance(zero, Scorer)
+    np.testing.assert_allclose(zero.block(np.arange(4, 9)), plain[4:9], rtol=1e-4, atol=1e-6)
+
+
+# all of them
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+@pytest.mark.parametrize("name", ALL)
+def test_a_short_fit_lowers_the_loss_and_ranks_better_than_at_random(name: str, backbone: Backbone) -> None:
+    train, test = testing.two_groups()
+    # So few items want weights far below those for large data, where a batch seldom has a user twice.
+    own = {"invcf": {"negatives": 8}, "paac": {"align": 0.5, "contrast": 0.05}}.get(name, {})
+    method = baselines.build(name, train, backbone, width=8, layers=1, batch_size=64, learning_rate=0.02, **own)
+    fitted = baselines.fit_method(method, epochs=15)
+    losses = [row["loss"] for row in fitted.history]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    state = fitted.best
+    assert state.ledger is not None
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.ledger))
+    ranked = method.rank(state.params, state.ledger)
+    assert isinstance(ranked, Scorer if name == "ppac" else Tables)
+    if isinstance(ranked, Tables):
+        assert ranked.item.shape[1] == state.ledger.items.pull.vector.shape[1]
+    lists = baselines.top_k(ranked, np.arange(train.num_users), train, k=12)
+    recall = metrics.evaluate(lists, test, train, ks=[12]).summary["recall@12"]
+    assert recall > 0.7  # at random it is 0.375
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("invcf", {"temperature": 0.0}, "invcf wants a temperature > 0"),
+        ("invcf", {"invariance": -1.0}, "popularity, disentangle, invariance >= 0; got 0.1, 0.01, 1e-06, -1.0"),
+        ("invcf", {"normalize_items": False}, "invcf wants scores that are cosines"),
+        ("invcf", {"lambda": 1.0}, "invcf has no option 'lambda'"),
+        ("paac", {"align": -1.0}, "paac wants align, contrast and noise >= 0"),
+        ("paac", {"temperature": 0.0}, "a temperature > 0; got 50.0, 5.0, 0.1 and 0.0"),
+        ("paac", {"gamma": 1.5}, r"gamma, beta in \[0, 1\] and a ratio in \(0, 1\); got 1.5, 0.2 and 0.5"),
+        ("paac", {"ratio": 1.0}, r"a ratio in \(0, 1\)"),
+        ("paac", {"objective": "bce"}, "paac wants objective 'bpr', got 'bce'"),
+        ("paac", {"normalize_users": True}, "paac wants embeddings as they are"),
+        ("dap", {"clusters": 0}, "dap wants at least one cluster, got 0"),
+        ("dap", {"biases": True}, "dap wants embeddings as they are"),
+        ("dap", {"objective": "bce"}, "dap wants objective 'bpr'"),
+        ("ppac", {"neighbours": 0}, "ppac wants at least one neighbour, got 0"),
+        ("ppac", {"objective": "bce"}, "ppac wants objective 'bpr'"),
+    ],
+)
+def test_they_say_what_they_want(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        baselines.build(name, TRAIN, **options)
+
+
+def test_invcf_has_no_strengths() -> None:
+    method = baselines.build("invcf", TRAIN, width=D)
+    with pytest.raises(ValueError, match="there is no strength 'alpha'"):
+        method.rank(method.model.init(jax.random.key(0)), alpha=1.0)
