@@ -72,8 +72,12 @@ TRAINED: dict[str, Space] = {
     "bc_loss": {"temperature": Real(0.05, 0.5, log=True), "mix": Real(0.0, 1.0)},
     "popgo": {"temperature": Real(0.05, 0.5, log=True)},
     "resn": {"weight": Real(1e-7, 1e-2, log=True)},
+    "invcf": {"temperature": Real(0.05, 0.5, log=True), "invariance": Real(1e-3, 1.0, log=True)},
+    "paac": {"align": Real(1e-2, 50.0, log=True), "contrast": Real(5e-2, 5.0, log=True)},
+    "ppac": {},
 }
-"""What is searched of a trained baseline beside the learning rate and L2."""
+"""What is searched of a trained baseline beside the learning rate and L2. DAP, which corrects what a graph's layers do,
+is the one that takes no part: its formulas here are a reading that no paper was at hand to check."""
 
 SOLVED: dict[str, tuple[Callable[..., Tables | Scorer], Space]] = {
     "popular": (lambda train, seed: models.most_popular(train), {}),
