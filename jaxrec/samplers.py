@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
 
 MAX_REDRAWS = 32
+MAX_BITS = 2**30  # bytes of the table that rejected negatives are looked up in
 
 
 class Sampler(NamedTuple):
@@ -151,9 +152,10 @@ def known_bits(train: Interactions) -> np.ndarray:
 
 
 def has_bit(bits: Array, users: Array, items: Array) -> Array:
-    """Whether user b has item k, from `known_bits`: users [B], items [K] -> bool [B, K]."""
-    words = bits[users][:, items >> 5]
-    return (words >> (items & 31).astype(jnp.uint32)[None, :]) & 1 == 1
+    """Whether user b has item k, by `known_bits`: users [B], items [K] or each row's own [B, K] -> bool [B, K]."""
+    words = bits[users][:, items >> 5] if items.ndim == 1 else bits[users[:, None], items >> 5]
+    place = (items & 31).astype(jnp.uint32)
+    return (words >> jnp.broadcast_to(place, words.shape)) & 1 == 1
 
 
 class _Data(NamedTuple):
@@ -162,7 +164,7 @@ class _Data(NamedTuple):
     starts: Array  # [U+1]
     active: Array  # users with a history
     alias: AliasTable | None
-    bits: Array | None  # [U, I/32], where negatives that rows share are rejected
+    bits: Array | None  # [U, I/32], where negatives are rejected
 
 
 def sampler(
@@ -184,7 +186,7 @@ def sampler(
     in_batch: the batch's positives are the negatives, so q ∝ n_i; repeats of a row's own positive are left out.
     reject: negatives that the user is known to like don't count. A row's own ones are drawn again, and one that keeps
         colliding (32 times) is left out of the loss through `Batch.where`; shared and in-batch ones are left out of
-        the rows that they don't suit (from a table of U x I bits where that takes at most 1 GiB).
+        the rows that they don't suit. Looked up in a table of U x I bits, or searched for where that takes over 1 GiB.
 
     Raises ValueError for contradicting options, an empty training set, or a user that has every item.
     """
@@ -202,7 +204,7 @@ def sampler(
     counts = train.item_counts
     with np.errstate(divide="ignore"):
         weights = np.where(counts > 0, counts.astype(np.float64) ** popularity, 0.0)
-    use_bits = reject and (shared or in_batch) and train.num_users * train.num_items <= 8 * 2**30
+    use_bits = reject and train.num_users * train.num_items <= 8 * MAX_BITS
     data = _Data(
         users=jnp.asarray(np.repeat(np.arange(train.num_users, dtype=np.int32), np.diff(starts))),
         items=jnp.asarray(items, jnp.int32),
@@ -228,12 +230,18 @@ def sampler(
             return draw_alias(key, data.alias, shape)
         return uniform_ids(key, shape, train.num_items)
 
+    def known_to(data: _Data, users: Array, items: Array) -> Array:
+        """Whether the users [B] have the items, [K] or [B, K]: bool [B, K]."""
+        if data.bits is not None:
+            return has_bit(data.bits, users, items)
+        return is_known(data.starts, data.items, users, jnp.broadcast_to(items, (len(users), items.shape[-1])))
+
     def unknown_items(data: _Data, key: Array, users: Array) -> tuple[Array, Array]:
         def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             tries, chosen, known = carry
             fresh = items_at_random(data, jax.random.fold_in(key, tries), chosen.shape)
             chosen = jnp.where(known, fresh, chosen)
-            return tries + 1, chosen, is_known(data.starts, data.items, users, chosen)
+            return tries + 1, chosen, known_to(data, users, chosen)
 
         shape = (batch_size, num_negatives)
         start = (jnp.int32(0), jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool))
@@ -246,10 +254,7 @@ def sampler(
         where = negatives[None, :] != items[:, None]
         if not reject:
             return where
-        if data.bits is not None:
-            return where & ~has_bit(data.bits, users, negatives)
-        wide = jnp.broadcast_to(negatives[None, :], where.shape)
-        return where & ~is_known(data.starts, data.items, users, wide)
+        return where & ~known_to(data, users, negatives)
 
     def draw(data: _Data, key: Array, step: Array) -> Batch:
         positive_key, negative_key = jax.random.split(key)

@@ -122,6 +122,21 @@ def test_bits_and_binary_search_say_the_same(interactions: Interactions) -> None
     np.testing.assert_array_equal(searched, dense)
     bits = jnp.asarray(samplers.known_bits(interactions))
     np.testing.assert_array_equal(samplers.has_bit(bits, users, candidates), dense)
+    np.testing.assert_array_equal(samplers.has_bit(bits, users, wide[:, ::-1]), dense[:, ::-1])
+
+
+@pytest.mark.parametrize("options", [{}, {"shared": True}, {"in_batch": True}])
+def test_batches_do_not_depend_on_how_known_items_are_found(
+    options: dict, interactions: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"batch_size": 32, "num_negatives": 8, "reject": True, **options}
+    by_table = samplers.sampler(interactions, **given)
+    monkeypatch.setattr(samplers, "MAX_BITS", 0)
+    by_search = samplers.sampler(interactions, **given)
+    assert by_table.data.bits is not None
+    assert by_search.data.bits is None
+    for a, b in zip(jax.tree.leaves(epoch(by_table)), jax.tree.leaves(epoch(by_search)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_same_key_same_batches() -> None:
