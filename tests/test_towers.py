@@ -183,7 +183,7 @@ def penalty(params: Params, batch: Batch, l2: float) -> Array:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["bce", "logq"])
 @pytest.mark.parametrize(("normalised", "l2"), [(False, 0.0), (True, 0.3)])
 def test_a_step_on_two_towers_follows_the_gradient_of_the_whole_loss(
     objective: str, shared: bool, normalised: bool, l2: float
@@ -219,7 +219,7 @@ def whole_neumf(
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["bce", "logq"])
 @pytest.mark.parametrize(("normalised", "l2"), [(False, 0.0), (True, 0.3)])
 def test_a_step_on_neumf_follows_the_gradient_of_the_whole_loss(
     objective: str, shared: bool, normalised: bool, l2: float

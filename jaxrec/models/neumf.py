@@ -63,7 +63,7 @@ def neumf(num_users: int, num_items: int, width: int = 64, *, layers: int = 3, s
 
 def _network(width: int, layers: int) -> Any:
     """A flax module: rows [.., D or 2D] of both sides -> scores [..]."""
-    from flax import linen as nn  # half a second, which other models need not wait for
+    from flax import linen as nn  # here, so that other models need not wait for it
 
     half = nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal")  # two sums of D make one of 2D
 

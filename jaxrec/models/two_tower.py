@@ -78,7 +78,7 @@ def two_tower(
 
 def _tower(width: int, layers: int) -> Any:
     """A flax module: rows [N, F] -> [N, D]."""
-    from flax import linen as nn  # half a second, which other models need not wait for
+    from flax import linen as nn  # here, so that other models need not wait for it
 
     parts: list[Any] = [nn.Dense(width)]
     for _ in range(layers - 1):
