@@ -21,15 +21,15 @@ def neumf(num_users: int, num_items: int, width: int = 64, *, layers: int = 3, s
 
     What carries over from models that rank by inner products:
 
-    - `make_step` with any objective of scores. The cut is at the scores and at the rows that the network gets; the
-      network's own parameters get the sum of the batch's gradients, so the model wants an optax optimiser. An L2
-      penalty looks at the batch's rows, never at the network.
-    - The ledger. Its vectors −∂ℓ/∂v_i, sizes ‖∂ℓ/∂v_i‖, events and totals are those at the rows, and under plain SGD
-      v_i(T) = v_i(0) + η (P_i + N_i) as ever. A size is |∂ℓ/∂s| ‖∂s/∂v_i‖, where ‖∂s/∂v_i‖ is not a user's length.
-    - Training transforms: they weigh score gradients before these are pulled back through the network.
-    - Offsets by gradient size or by count, as an item's number added to the score:
-      `scorer(model, params, item_bias=-k * adjustment.log_relative(ledger.items.pull.size))`.
-    - `normalize`: the network gets unit rows, and its score is divided by the temperature.
+    steps: `make_step` with any objective of scores. The cut is at the scores and at the rows that the network gets. The
+        network's own parameters get the sum of the batch's gradients, so the model wants an optax optimiser. An L2
+        penalty looks at the batch's rows, never at the network.
+    ledger: vectors −∂ℓ/∂v_i, sizes ‖∂ℓ/∂v_i‖, events and totals are those at the rows, and under plain SGD
+        v_i(T) = v_i(0) + η (P_i + N_i) as ever. A size is |∂ℓ/∂s| ‖∂s/∂v_i‖, where ‖∂s/∂v_i‖ is no user's length.
+    transforms: those of training, for they weigh score gradients before these are pulled back through the network.
+    offsets: by gradient size or by count, a number of each item that is added to its scores; `item_bias` of
+        `scorer(model, params, item_bias=...)` is then `-k * adjustment.log_relative(ledger.items.pull.size)`.
+    normalize: the network gets unit rows, and its score is divided by the temperature.
 
     What does not: whatever changes tables because scores are inner products of them. `embed` raises ValueError, and
     with it go `rank.top_k`, `remove_direction`, `rescale_*`, `add_gradients`, `tten`, selection by arms, `jaxrec train`
