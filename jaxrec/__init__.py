@@ -3,7 +3,8 @@
 The index of public names. Modules load when first used, so that `import jaxrec` stays quick.
 
     data         Interactions, Split, readers, splits, the registry of named sets
-    models       mf, lightgcn, normalize; embed(model, params) -> Tables
+    models       mf, lightgcn, two_tower, normalize; embed(model, params) -> Tables
+                 neumf; scorer(model, params) -> Scorer
                  most_popular, ials -> Tables; ease, itemknn -> Scorer
     objectives   bpr, bce, softmax                       samplers    sampler
     optim        row-sparse SGD, Adagrad, Adam           step        make_step, Observation
@@ -79,11 +80,13 @@ _NAMES = {
     "load": "data",
     "make_step": "step",
     "mf": "models",
+    "neumf": "models",
     "normalize": "models",
     "observe": "frozen",
     "sampler": "samplers",
     "top_k": "rank",
     "top_k_scores": "rank",
+    "two_tower": "models",
 }
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]

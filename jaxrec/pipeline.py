@@ -22,7 +22,7 @@ from jaxrec.data import registry, splits
 from jaxrec.data.interactions import Interactions, Split
 from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
-from jaxrec.presets import Settings, build
+from jaxrec.presets import Settings, build, want_tables
 from jaxrec.step import TrainState
 from jaxrec.track import JsonLines, Tracker
 from jaxrec.train import Fit, fit
@@ -113,7 +113,10 @@ def train(
     tests are ranked once per reported arm. With `selected`, both are taken from another RUN of the same data and
     settings (another seed of it), which saves the first of the two fits. With `resume`, an interrupted run goes on
     from its last checkpoint. `trackers` get every epoch's row beside `history.jsonl`, and are closed at the end.
+
+    Raises ValueError for a backbone without tables, and FileExistsError for a finished run without `resume`.
     """
+    want_tables(settings)
     out = Path(out)
     if (out / "metrics.json").exists() and not resume:
         raise FileExistsError(f"{out} holds a finished run; choose another --out, or remove it")

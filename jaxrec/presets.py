@@ -23,10 +23,10 @@ from jaxrec.step import Observation, Step, make_step
 class Settings:
     """Everything that decides a run's numbers, beside the data and the seed."""
 
-    backbone: Literal["mf", "lightgcn"] = "mf"
-    """The model that embeds users and items."""
+    backbone: Literal["mf", "lightgcn", "two-tower", "neumf"] = "mf"
+    """The model of users and items; neumf, which has no tables to adjust, is for Python only."""
     layers: int = 3
-    """L, layers of propagation, for lightgcn."""
+    """L, layers of propagation for lightgcn, of each tower for two-tower, of the network for neumf."""
     objective: Literal["bpr", "bce", "softmax"] = "softmax"
     """The loss of a row."""
     width: int = 64
@@ -58,7 +58,7 @@ class Settings:
     batch_size: int = 2048
     """B, rows of a batch."""
     optimizer: Literal["adagrad", "row_adagrad", "adam", "sgd"] = "row_adagrad"
-    """Row-sparse for mf, dense for lightgcn; row_adagrad keeps one accumulator a row, for mf only."""
+    """Row-sparse for mf, dense for the other backbones; row_adagrad keeps one accumulator a row, for mf only."""
     learning_rate: float = 0.05
     """η, at the start."""
     schedule: Literal["constant", "linear"] = "constant"
@@ -239,8 +239,20 @@ def _backbone(s: Settings, train: Interactions) -> Model:
     if s.backbone == "mf":
         return models.mf(train.num_users, train.num_items, s.width, scale=s.init_scale, biases=s.biases)
     if s.biases:
-        raise ValueError("biases belong to mf; lightgcn has none")
-    return models.lightgcn(train, s.width, layers=s.layers, scale=s.init_scale)
+        raise ValueError(f"biases belong to mf; {s.backbone} has none")
+    if s.backbone == "lightgcn":
+        return models.lightgcn(train, s.width, layers=s.layers, scale=s.init_scale)
+    make = {"two-tower": models.two_tower, "neumf": models.neumf}[s.backbone]
+    return make(train.num_users, train.num_items, s.width, layers=s.layers, scale=s.init_scale)
+
+
+def want_tables(settings: Settings) -> None:
+    """ValueError for a backbone without tables, which selecting and adjusting work on."""
+    if settings.backbone == "neumf":
+        raise ValueError(
+            "neumf scores by a network, so it has no tables to select strengths for and to adjust; train it with "
+            "presets.build and train.fit, rank by models.scorer and rank.top_k_scores, or choose backbone two-tower"
+        )
 
 
 def _row_optimizer(s: Settings, rate: optim.Rate) -> optim.RowOptimizer:

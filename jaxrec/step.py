@@ -7,8 +7,9 @@
     ledger  = observe(gradients by row, from g or g')       explicit state out
     params  = optimiser(gradients by row from g', pulled back through the heads)
 
-A loss that no scores tell (branches, several embeddings in a row) is an objective of rows, which `make_row_step` cuts
-at the same place: jax.grad by the scored rows themselves.
+A model with a `score` of its own, a network of both rows, is cut at the same two places: at its scores, and at the rows
+that the network gets. A loss that no scores tell (branches, several embeddings in a row) is an objective of rows, which
+`make_row_step` cuts by jax.grad at the scored rows themselves.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrec import ledger as ledgers
-from jaxrec.models.base import Model, candidate_scores, pair_scores
+from jaxrec.models.base import Model, Score, candidate_scores, pair_scores
 from jaxrec.objectives import Objective
 from jaxrec.optim import RowOptimizer
 from jaxrec.types import Array, Batch, Params
@@ -97,13 +98,15 @@ def score_gradients(
     objective: Objective, user: Array, positive: Array, negative: Array, batch: Batch
 ) -> tuple[Array, ScoreGradients]:
     """Loss per row [B] and its gradients by score, from scored rows; the loss is summed over rows."""
+    return _by_score(objective, pair_scores(user, positive), candidate_scores(user, negative), batch)
 
+
+def _by_score(objective: Objective, positive: Array, negative: Array, batch: Batch) -> tuple[Array, ScoreGradients]:
     def total(positive_scores: Array, negative_scores: Array) -> tuple[Array, Array]:
         loss = objective(positive_scores, negative_scores, where=batch.where, log_q=batch.log_q)
         return jnp.sum(loss), loss
 
-    by_score = jax.grad(total, argnums=(0, 1), has_aux=True)
-    gradients, loss = by_score(pair_scores(user, positive), candidate_scores(user, negative))
+    gradients, loss = jax.grad(total, argnums=(0, 1), has_aux=True)(positive, negative)
     return loss, ScoreGradients(*gradients)
 
 
@@ -114,6 +117,32 @@ def row_gradients(user: Array, positive: Array, negative: Array, g: ScoreGradien
     user_pull, by_positive = through_positive(g.positive)
     user_push, by_negative = through_negative(g.negative)
     return RowGradients(user_pull, user_push, by_positive, by_negative)
+
+
+PullBack = Callable[[ScoreGradients], tuple[RowGradients, Params | None]]
+
+
+def network_gradients(
+    score: Score, objective: Objective, params: Params, scored: tuple[Array, Array, Array], batch: Batch
+) -> tuple[Array, ScoreGradients, PullBack]:
+    """Loss per row [B], its gradients by score, and the way back from these: to the rows, and to what `score` reads.
+
+    scored: user [B, D], positive [B, D] and negative [B, K, D], or shared ones [K, D], which are given to each row as
+    its own, so their gradients are [B, K, D], too.
+    """
+    user, positive, negative = scored
+    if negative.ndim == 2:
+        negative = jnp.broadcast_to(negative[None], (user.shape[0], *negative.shape))
+    pair, through_positive = jax.vjp(score, params, user, positive)
+    others, through_negative = jax.vjp(lambda p, u, v: score(p, u[:, None, :], v), params, user, negative)
+    loss, gradients = _by_score(objective, pair, others, batch)
+
+    def pull_back(g: ScoreGradients) -> tuple[RowGradients, Params]:
+        by_params, user_pull, by_positive = through_positive(g.positive)
+        also, user_push, by_negative = through_negative(g.negative)
+        return RowGradients(user_pull, user_push, by_positive, by_negative), jax.tree.map(jnp.add, by_params, also)
+
+    return loss, gradients, pull_back
 
 
 def observe_batch(
@@ -197,6 +226,7 @@ class _Cut(NamedTuple):
     rows: RowGradients  # what the parameters get
     ledger: ledgers.GradientLedger | None
     transform: Any
+    direct: Params | None = None  # what the parameters get beside: by way of the model's own score
 
 
 def make_step(
@@ -210,6 +240,8 @@ def make_step(
 ) -> Step:
     """Joins the parts into one pure step.
 
+    A model with a `score` of its own takes B times the memory of shared negatives at the scored rows.
+
     optimizer: a `RowOptimizer` updates only touched rows, for models whose tables are their parameters; any optax
         optimiser takes the dense gradient of all parameters.
     transform: an optax transformation of `ScoreGradients`; its update is given users, positives and negatives.
@@ -219,8 +251,15 @@ def make_step(
     """
     through = optax.with_extra_args_support(optax.identity() if transform is None else transform)
 
+    def read(
+        scored: tuple[Array, Array, Array], params: Params, batch: Batch
+    ) -> tuple[Array, ScoreGradients, PullBack]:
+        if model.score is not None:
+            return network_gradients(model.score, objective, params, scored, batch)
+        return *score_gradients(objective, *scored, batch), lambda g: (row_gradients(*scored, g), None)
+
     def cut(scored: tuple[Array, Array, Array], state: TrainState, batch: Batch) -> _Cut:
-        loss, g = score_gradients(objective, *scored, batch)
+        loss, g, pull_back = read(scored, state.params, batch)
         corrected, transform_state = through.update(
             g,
             state.transform,
@@ -229,15 +268,18 @@ def make_step(
             positives=batch.positives,
             negatives=batch.negatives,
         )
-        applied = row_gradients(*scored, corrected)
+        applied, direct = pull_back(corrected)
         ledger = state.ledger
         if observation is not None and ledger is not None:
             seen = corrected
             by_row = applied
             if observation.gradients == "raw" and transform is not None:
-                seen, by_row = g, row_gradients(*scored, g)
-            ledger = observe_batch(ledger, batch, scored[0], seen, by_row, decay=observation.decay)
-        return _Cut(loss, -g.positive, applied, ledger, transform_state)
+                seen, by_row = g, pull_back(g)[0]
+            if model.score is None:
+                ledger = observe_batch(ledger, batch, scored[0], seen, by_row, decay=observation.decay)
+            else:
+                ledger = observe_rows(ledger, batch, by_row, decay=observation.decay)
+        return _Cut(loss, -g.positive, _summed(applied, batch), ledger, transform_state, direct)
 
     blank = lambda: through.init(ScoreGradients(jnp.zeros(1), jnp.zeros((1, 1))))  # noqa: E731
     return _make(model, optimizer, cut, blank, observation=observation, l2=l2)
@@ -255,8 +297,11 @@ def make_row_step(
     """`make_step` for an objective of scored rows; the ledger sees every term of it.
 
     Shared negatives are given to each row as its own, which takes B times their memory at the scored rows. There are
-    no score gradients, so a `transform` of them is refused with a ValueError.
+    no score gradients, so a `transform` of them is refused with a ValueError, and so is a model with a `score` of its
+    own, which such an objective would not use.
     """
+    if model.score is not None:
+        raise ValueError("an objective of rows does not use the model's own score; give the step one of scores")
     if transform is not None:
         raise ValueError("an objective of rows has no score gradients to transform; weigh its rows in the objective")
 
@@ -265,11 +310,16 @@ def make_row_step(
         ledger = state.ledger
         if observation is not None and ledger is not None:
             ledger = observe_rows(ledger, batch, rows, decay=observation.decay)
-        if batch.negatives.ndim == 1:
-            rows = rows._replace(negative=jnp.sum(rows.negative, axis=0))
-        return _Cut(loss, jnp.linalg.norm(rows.positive, axis=-1), rows, ledger, state.transform)
+        return _Cut(loss, jnp.linalg.norm(rows.positive, axis=-1), _summed(rows, batch), ledger, state.transform)
 
     return _make(model, optimizer, cut, optax.EmptyState, observation=observation, l2=l2)
+
+
+def _summed(rows: RowGradients, batch: Batch) -> RowGradients:
+    """The gradients of shared negatives summed over the batch, where each row had its own."""
+    if batch.negatives.ndim == 1 and rows.negative.ndim == 3:
+        return rows._replace(negative=jnp.sum(rows.negative, axis=0))
+    return rows
 
 
 def _make(
@@ -325,6 +375,8 @@ def _make(
             params, opt_state = _update_rows(optimizer, state, batch, by_raw)
         else:
             (gradient,) = pull_to_params(by_raw)
+            if at.direct is not None:
+                gradient = jax.tree.map(jnp.add, gradient, at.direct)
             if l2 and model.penalized is not None:
                 gradient = jax.tree.map(jnp.add, gradient, _penalty_gradient(model.penalized, state.params, batch, l2))
             with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole powers

@@ -23,7 +23,7 @@ from jaxrec import pipeline, runs
 from jaxrec.data import registry, splits
 from jaxrec.data.interactions import Split
 from jaxrec.names import nearest
-from jaxrec.presets import Settings, build, override
+from jaxrec.presets import Settings, build, override, want_tables
 from jaxrec.train import DivergenceError, fit
 
 if TYPE_CHECKING:
@@ -94,13 +94,14 @@ def tune(
     median of the earlier ones at the same epoch. With `resume`, a study goes on, and trials that were interrupted run
     again. `tell` gets a line after each trial.
 
-    Raises FileExistsError for a study without `resume`; ValueError for an unknown name, or a study of other data or
-    settings; RuntimeError where no trial was finished; ImportError without optuna.
+    Raises FileExistsError for a study without `resume`; ValueError for an unknown name, a study of other data or
+    settings, or a backbone without tables; RuntimeError where no trial was finished; ImportError without optuna.
     """
     try:
         import optuna
     except ImportError as problem:
         raise ImportError("tuning wants optuna: pip install 'jaxrec[tune]'") from problem
+    want_tables(base)
     out = Path(out)
     if (out / "study.log").exists() and not resume:
         raise FileExistsError(f"{out} holds a study; go on with --resume, or choose another --out")

@@ -47,9 +47,9 @@ def on_backbone(settings: Settings, backbone: Literal["mf", "lightgcn"]) -> Sett
 def want_cosines(name: str, settings: Settings) -> None:
     """ValueError unless scores are plain cosines."""
     s = settings
-    if not (s.normalize_users and s.normalize_items and s.temperature == 1.0) or s.biases:
+    if not (s.normalize_users and s.normalize_items and s.temperature == 1.0) or s.biases or s.backbone == "neumf":
         got = f"normalize_users={s.normalize_users}, normalize_items={s.normalize_items}, "
-        got += f"temperature={s.temperature}, biases={s.biases}"
+        got += f"temperature={s.temperature}, biases={s.biases}, backbone={s.backbone}"
         raise ValueError(f"{name} wants scores that are cosines, got {got}; normalise both sides and nothing else")
 
 

@@ -24,11 +24,12 @@ def unit(x: Array) -> Array:
 def normalize(model: Model, *, users: bool = True, items: bool = False, temperature: float = 1.0) -> Model:
     """Scores with û = u/(τ‖u‖), and with v̂ = v/‖v‖ where `items` is set (Ren et al. 2022: users only).
 
-    Only the embedding is normalised, never a bias. With neither side normalised, τ still divides the users' rows.
+    Only the embedding is normalised, never a bias. With neither side normalised, τ still divides the users' rows. A
+    model with a `score` of its own gets û = u/‖u‖, and that score is divided by τ.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}; 1.0 leaves scores as they are")
-    cut = model.vector_width
+    cut, score = model.vector_width, model.score
 
     def before(head: Callable[[Array], Array], do: bool, divisor: float) -> Callable[[Array], Array]:
         def wrapped(rows: Array) -> Array:
@@ -38,6 +39,7 @@ def normalize(model: Model, *, users: bool = True, items: bool = False, temperat
         return wrapped if do or divisor != 1.0 else head
 
     return model._replace(
-        user_head=before(model.user_head, users, temperature),
+        user_head=before(model.user_head, users, temperature if score is None else 1.0),
         item_head=before(model.item_head, items, 1.0),
+        score=None if score is None else lambda params, u, v: score(params, u, v) / temperature,
     )
