@@ -112,18 +112,18 @@ def table(results: Path) -> list[str]:
 
 
 def main(
-    only: tuple[str, ...] = (), epochs: int | None = None, runs_: Path = Path("runs"), results: Path = RESULTS
+    only: tuple[str, ...] = (), epochs: int | None = None, work: Path = Path("runs"), results: Path = RESULTS
 ) -> None:
     """Makes the figures, and the table of all that there are.
 
     Args:
         only: Only these figures.
         epochs: Of training, at most.
-        runs_: Where checkpoints go.
+        work: Where checkpoints go.
         results: Where the figures go.
     """
     for name in only or NAMES:
-        found = NAMES[name](epochs, runs_ / "references")
+        found = NAMES[name](epochs, work / "references")
         (results / "references").mkdir(parents=True, exist_ok=True)
         runs.write_json(results / "references" / f"{name}.json", found)
     head = "# Published figures made again\n\nMade by `python -m experiments.references`.\n\n"
