@@ -48,6 +48,8 @@ def generate() -> None:
         (GENERATED / name).mkdir(parents=True)
     for page in sorted((EXPERIMENTS / "results").glob("*.md")):
         shutil.copy(page, GENERATED / "results")
+    for figure in sorted((EXPERIMENTS / "results").glob("*.svg")):
+        shutil.copy(figure, GENERATED / "results")
     shutil.copy(HERE.parent / "benchmarks" / "NOTES.md", GENERATED / "benchmarks.md")
     for script in sorted((EXPERIMENTS / "notebooks").glob("*.py")):
         jupytext.write(jupytext.read(script), GENERATED / "notebooks" / f"{script.stem}.ipynb")

@@ -29,7 +29,7 @@ from jaxrec.data.interactions import Interactions
 from jaxrec.presets import Settings
 from jaxrec.train import fit
 
-DATA = ("adressa-macr", "coat", "ml-100k", "lastfm-both", "synthetic")
+DATA = ("adressa-macr", "coat", "ml-100k", "synthetic")
 GROUPS = 5
 READ = ("alignment", "gradient_alignment", "magnitude", "magnitude_per_event", "ratio")
 BASE = Settings(normalize_users=False, reject=True, optimizer="adam", learning_rate=5e-3, l2=1e-4, init_scale=0.1)
@@ -135,7 +135,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main(
-    only: tuple[str, ...] = (), epochs: int = 30, every: int = 5, results: Path = RESULTS, lightgcn: bool = True
+    only: tuple[str, ...] = (), epochs: int = 20, every: int = 5, results: Path = RESULTS, lightgcn: bool = True
 ) -> None:
     """Trains and reads every model, then writes the three files.
 
