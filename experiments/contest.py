@@ -48,7 +48,7 @@ K = 20
 NDCG = f"ndcg@{K}"
 RULES = {"unbiased": None, "loss10": 0.1}
 COLUMNS = ("data", "backbone", "method", "seed", "test", "metric", "value")
-KEPT = tuple(f"{name}@{K}" for name in ("recall", "ndcg", "hit", "tail_recall", "arp", "coverage", "gini"))
+KEPT = tuple(f"{name}@{K}" for name in ("recall", "ndcg", "hit", "tail_recall", "arp", "coverage"))
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,8 @@ def run(contest: Contest, results: Path, work: Path) -> None:
             line["seconds"] = round(time.perf_counter() - begun, 1)
             _append(results / "chosen.jsonl", [json.dumps(line)])
             print(f"{contest.data} {contest.backbone} {name}: tuned in {line['seconds']:.0f} s", flush=True)
-    reference = max(
-        Candidate(**c).value("natural")
-        for name in bases
-        for c in (_known(results, contest, name) or {})["candidates"][name]
-    )
+    pools = {name: (_known(results, contest, name) or {})["candidates"][name] for name in bases}
+    reference = best_plain({name: [Candidate(**c) for c in pool] for name, pool in pools.items()})
     done = _done(results / "rows.csv", contest)
     for name in names:
         begun = time.perf_counter()
@@ -107,6 +104,16 @@ def run(contest: Contest, results: Path, work: Path) -> None:
             spent = time.perf_counter() - begun
             print(f"{contest.data} {contest.backbone} {name}: tested in {spent:.0f} s", flush=True)
         jax.clear_caches()
+
+
+def best_plain(pools: Mapping[str, Iterable[Candidate]]) -> float:
+    """The natural NDCG of the best plain base, on validation, which natural losses are measured against."""
+    return max(c.value("natural") for name in BASES if name in pools for c in pools[name])
+
+
+def label_of(name: str, rule: str) -> str:
+    """What rows call a method chosen by a rule."""
+    return name if rule == "unbiased" else f"{name}@{rule}"
 
 
 def choose(candidates: Iterable[Candidate], rule: str, reference: float) -> tuple[Candidate, bool]:
@@ -268,10 +275,8 @@ def _refit(
     wanted: dict[str, Candidate] = {}
     for name, pool in line["candidates"].items():
         for rule in RULES:
-            plain_base = name in BASES
-            if not (plain_base and rule != "unbiased"):
-                label = name if rule == "unbiased" else f"{name}@{rule}"
-                wanted[label], _ = choose([Candidate(**c) for c in pool], rule, reference)
+            if rule == "unbiased" or name not in BASES:
+                wanted[label_of(name, rule)], _ = choose([Candidate(**c) for c in pool], rule, reference)
     made = False
     for seed in contest.seeds:
         left = {label: c for label, c in wanted.items() if (label, seed) not in done}
@@ -280,7 +285,7 @@ def _refit(
             key = json.dumps([chosen.options, chosen.epochs])
             if key not in fits:
                 fits = {key: _fit(contest, who, chosen, split, seed)}  # one at a time is kept
-            ranked = _ranked(who, label.split("@")[0], chosen, fits[key], split, seed)
+            ranked = _ranked(who, label.split("@")[0], chosen, fits[key])
             _write(contest, label, seed, ranked, split, results, work)
             made = True
     return made
@@ -299,9 +304,8 @@ def _fit(contest: Contest, who: Contestant, chosen: Candidate, split: Split, see
     return method, state, contestants.arms(tables, state.ledger, split.train, seed=seed)
 
 
-def _ranked(
-    who: Contestant, name: str, chosen: Candidate, fitted: Any, split: Split, seed: int
-) -> Tables | Scorer:
+def _ranked(who: Contestant, name: str, chosen: Candidate, fitted: Any) -> Tables | Scorer:
+    """What a choice ranks by, from what `_fit` gave."""
     if who.kind == "solved":
         found: Tables | Scorer = fitted
         return found

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.contest import NDCG, RULES, Candidate, choose
+from experiments.contest import NDCG, RULES, Candidate, best_plain, choose, label_of
 from experiments.contestants import BASES
 from jaxrec import metrics
 
@@ -68,8 +68,7 @@ def load(results: Path) -> list[Group]:
             for label, tests in labels.items()
         }
         own = pools[data, backbone]
-        reference = max(c.value("natural") for name in BASES if name in own for c in own[name])
-        groups.append(Group(data, backbone, found, own, reference))
+        groups.append(Group(data, backbone, found, own, best_plain(own)))
     return groups
 
 
@@ -92,7 +91,7 @@ def group_table(group: Group, rule: str, values: Mapping[str, Mapping[str, np.nd
     labels = labels_of(group, rule)
     tests = sorted(next(iter(group.rows.values())), reverse=True)  # unbiased first
     main = tests[0]
-    ours = group.ours(rule) + ("" if rule == "unbiased" else f"@{rule}")
+    ours = label_of(group.ours(rule), rule)
     ranked = sorted(labels, key=lambda label: (not keeps(group, label, rule), -_mean(group, label, main, NDCG)))
     paired = pairs(values, ours, [label for label in ranked if label != ours], main)
     heads = [f"{test} {metric}" for test in tests for metric in SHOWN]
@@ -211,7 +210,7 @@ def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]
     for group, values in zip(groups, by_user, strict=True):
         for rule in RULES:
             tests = sorted(next(iter(group.rows.values())), reverse=True)
-            ours = group.ours(rule) + ("" if rule == "unbiased" else f"@{rule}")
+            ours = label_of(group.ours(rule), rule)
             others = [
                 label
                 for label in labels_of(group, rule)
@@ -223,25 +222,26 @@ def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]
             pair = pairs(values, ours, others, tests[0]).get(best)
             shown = ["", ""] if pair is None else [f"{pair[0]:+.4f}", f"{pair[1]:.2g}"]
             cells = [f"{group.data}, {group.backbone}", rule, tests[0], ours.split("@")[0]]
-            cells += [_spread(group.rows[ours][tests[0]][NDCG]), best.split("@")[0]]
-            cells += [_spread(group.rows[best][tests[0]][NDCG]), *shown]
+            cells += [spread(group.rows[ours][tests[0]][NDCG]), best.split("@")[0]]
+            cells += [spread(group.rows[best][tests[0]][NDCG]), *shown]
             lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def spread(values: list[float], digits: int = 4) -> str:
+    """mean ± sd."""
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.{digits}f}"
 
 
 def _mean(group: Group, label: str, test: str, metric: str) -> float:
     return float(np.mean(group.rows[label][test][metric]))
 
 
-def _spread(values: list[float], digits: int = 4) -> str:
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.{digits}f}"
-
-
 def _marked(group: Group, labels: list[str], label: str, test: str, metric: str) -> str:
     """A cell, bold where it is the best and italic where it is the second best; popularity of lists has no best."""
     if metric not in group.rows[label][test]:
         return ""
-    text = _spread(group.rows[label][test][metric], 1 if metric.startswith("arp") else 4)
+    text = spread(group.rows[label][test][metric], 1 if metric.startswith("arp") else 4)
     if metric.startswith("arp"):
         return text
     order = sorted((_mean(group, other, test, metric) for other in labels), reverse=True)

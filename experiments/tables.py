@@ -7,10 +7,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from experiments import contest_tables
+from experiments.contest_tables import spread
 from experiments.run import RESULTS
 
 ARMS = ("plain", "adjusted", "count_control", "tten")
@@ -26,11 +26,6 @@ def load(study: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
     if not found:
         raise SystemExit(f"no results of study {study!r}; python -m experiments.run {study} makes them")
     return dict(found)
-
-
-def spread(values: list[float], digits: int = 4) -> str:
-    """mean ± sd."""
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.{digits}f}"
 
 
 def p_range(values: list[float]) -> str:
