@@ -339,12 +339,14 @@ def _write(
 
 
 def _append(path: Path, lines: Iterable[str], first: str | None = None) -> None:
-    """Adds lines to a file that several processes may write to: all of them, or none that anyone sees half of."""
+    """Adds lines to a file that several processes may write to; one that another process wrote already, once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        head = f"{first}\n" if first is not None and file.tell() == 0 else ""
-        file.write(head + "".join(f"{line}\n" for line in lines))
+        file.seek(0)
+        there = set(file.read().splitlines())
+        head = f"{first}\n" if first is not None and not there else ""
+        file.write(head + "".join(f"{line}\n" for line in lines if line not in there))
 
 
 def _done(path: Path, contest: Contest) -> set[tuple[str, int]]:

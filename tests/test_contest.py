@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +101,13 @@ def test_a_second_run_adds_nothing_and_a_torn_one_is_completed(small: tuple) -> 
     contest.run(job, folder / "results", folder / "runs")
     again = path.read_text(encoding="utf-8").splitlines()
     assert sorted(again) == sorted(whole.splitlines())  # trained again, the same figures
+
+
+def test_lines_that_another_process_wrote_are_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    contest._append(path, ["a,1", "b,2"], first="name,value")
+    contest._append(path, ["b,2", "c,3"], first="name,value")
+    assert path.read_text(encoding="utf-8").splitlines() == ["name,value", "a,1", "b,2", "c,3"]
 
 
 def test_the_page_ranks_methods_and_tests_differences(small: tuple) -> None:
