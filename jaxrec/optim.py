@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec.rows import take
 from jaxrec.types import Array
 
 Rate = float | Callable[[Array], Any]  # a constant, or an optax schedule
@@ -43,6 +44,11 @@ def sum_by_row(slots: Array, ids: Array, gradients: Array) -> tuple[Array, Array
     stands = slots[ids]
     sums = jnp.zeros_like(gradients).at[stands].add(gradients)
     return slots, jnp.where(stands == positions, ids, slots.shape[0]), sums
+
+
+def _present(table: Array, target: Array) -> Array:
+    """The rows that `sum_by_row` tells to update; the last row for its entries that stand for none."""
+    return take(table, jnp.minimum(target, table.shape[0] - 1))
 
 
 class SgdState(NamedTuple):
@@ -87,7 +93,7 @@ def row_adagrad(rate: Rate, *, by_row: bool = False, initial: float = 0.1, eps: 
         slots, target, grad = sum_by_row(state.slots, ids, gradients)
         fresh = jnp.mean(grad * grad, axis=-1) if by_row else grad * grad
         square = state.square.at[target].add(fresh, mode="drop")
-        scale = jax.lax.rsqrt(square.at[target].get(mode="fill", fill_value=1.0) + eps)
+        scale = jax.lax.rsqrt(_present(square, target) + eps)
         change = -_rate(rate, state.step) * grad * (scale[:, None] if by_row else scale)
         return table.at[target].add(change, mode="drop"), AdagradState(state.step + 1, square, slots)
 
@@ -128,9 +134,9 @@ def row_adam(rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-
     def update(table: Array, state: AdamState, ids: Array, gradients: Array) -> tuple[Array, AdamState]:
         slots, target, grad = sum_by_row(state.slots, ids, gradients)
         touched = state.touched.at[target].add(1, mode="drop")
-        count = touched.at[target].get(mode="fill", fill_value=1)[:, None].astype(jnp.float32)
-        mean = b1 * state.mean.at[target].get(mode="fill", fill_value=0.0) + (1 - b1) * grad
-        square = b2 * state.square.at[target].get(mode="fill", fill_value=0.0) + (1 - b2) * grad * grad
+        count = _present(touched, target)[:, None].astype(jnp.float32)
+        mean = b1 * _present(state.mean, target) + (1 - b1) * grad
+        square = b2 * _present(state.square, target) + (1 - b2) * grad * grad
         first, second = _bias_correction(b1, count), _bias_correction(b2, count)
         change = -_rate(rate, state.step) * (mean / first) / (jnp.sqrt(square / second) + eps)
         state = AdamState(

@@ -25,6 +25,7 @@ from jaxrec import ledger as ledgers
 from jaxrec.models.base import Model, Score, candidate_scores, pair_scores
 from jaxrec.objectives import Objective
 from jaxrec.optim import RowOptimizer
+from jaxrec.rows import take
 from jaxrec.types import Array, Batch, Params
 
 
@@ -391,7 +392,7 @@ def _make(
 
 def _take(tables: tuple[Array, Array], batch: Batch) -> tuple[Array, Array, Array]:
     user, item = tables
-    return user[batch.users], item[batch.positives], item[batch.negatives]
+    return take(user, batch.users), take(item, batch.positives), take(item, batch.negatives)
 
 
 def _penalty_gradient(
