@@ -113,13 +113,21 @@ def time_to_quality(plan: Plan) -> list[Row]:
 
 
 def rows(found: Mapping[str, Outcome], level: float, plan: Plan, budget: float) -> list[Row]:
-    """The rows of one level. Who did not come to it has no seconds, and the note says how far it came."""
+    """The rows of one level. Who did not come to it has no seconds, and the note says how far it came.
+
+    Where no peer came to it, the first row takes the whole budget for their time: we are at least that much faster.
+    """
     what = f"time to NDCG@{K} of {level} on validation"
     times = {name: times_to(outcome, level) for name, outcome in found.items()}
     mine = fastest(times, [name for name in found if not LEARNERS[name].peer])
     peers = [name for name in found if LEARNERS[name].peer]
     made: list[Row] = []
     first = fastest(times, peers)
+    if times[mine] and not times[first] and all(found[name].readings for name in peers):
+        took, far = middle(times[mine]), "; ".join(_said(name, found[name], False, budget) for name in peers)
+        kept = {"repeats": len(times[mine]), "data": plan.data, "spread": {"ours": spread(times[mine])}}
+        peer = f"the best peer: none came to it in {budget:.0f} s, which is taken as its time"
+        made.append(row(what, peer, took, budget, "s", target=2.0, kind="time", note=f"{mine}; {far}", **kept))
     for name in [first, *peers] if times[first] else peers:
         target = 2.0 if not made and times[first] else None
         peer = f"the best peer, {name}" if target else name

@@ -19,6 +19,7 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     adapters     tables out of models that other libraries trained
     frozen       observe: a ledger off tables that stay      correct     adjust: correct a trained model
     serve        recommend, fold_in, write_lists             export      a scorer as one file
+    rows         take: rows of a table, as CPUs are quick at it
     baselines    other methods, one module each: macr, dice, ssm, ccl, ...; build(name, train)
 """
 
@@ -49,6 +50,7 @@ _MODULES = (
     "presets",
     "rank",
     "report",
+    "rows",
     "runs",
     "samplers",
     "select",

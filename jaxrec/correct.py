@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import adapters, frozen, metrics, pipeline, serve
+from jaxrec import adapters, explore, frozen, metrics, pipeline, serve
 from jaxrec import select as selection
 from jaxrec.data import splits
 from jaxrec.data.interactions import DataError, Interactions, Split, contains, same_space
@@ -54,6 +54,7 @@ class Adjusted(NamedTuple):
     reported_on: str  # which users `validation` is about
     results: dict[str, dict[str, metrics.Evaluation]]  # arm -> part -> metrics per user
     tradeoff: list[dict[str, Any]]  # what `pipeline.tradeoff` tells, on validation
+    grid: dict[str, Any]  # what `explore.grid` tells of the users that strengths were selected on
     notes: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -107,10 +108,14 @@ def adjust(
     chosen_users, other_users = _users(part, select_users, seed)
     with clock("select"):
         shown = _of_users(part.valid, chosen_users)
-        points = frontiers(at_hand, beside, part.train, shown, k=k, budget=budget, seed=seed)
+        problem, arms = _prepared(at_hand, beside, part.train, shown, k=k, seed=seed)
+        points = {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
         limit = max_loss if select == "loss" else None
         chosen = {n: selection.select(tried, metric=f"ndcg@{k}", max_loss=limit) for n, tried in points.items()}
     with clock("report"):
+        grid = explore.grid(
+            problem, arms["adjusted"], part.train, selected=chosen["adjusted"].strengths, tried=points["adjusted"]
+        )
         shown = _of_users(part.valid, other_users)
         results, tradeoff = _look(at_hand, beside, Split(part.train, {}, shown), points, chosen, k, seed)
     corrected = correct(tables, ledger, interactions, chosen["adjusted"].strengths, seed=seed)
@@ -129,6 +134,7 @@ def adjust(
         else f"{len(other_users)} users that strengths were not selected on",
         results=results,
         tradeoff=tradeoff,
+        grid=grid,
         notes=notes,
         seconds=clock.seconds,
     )
@@ -145,10 +151,16 @@ def frontiers(
     seed: int = 0,
 ) -> dict[str, list[Point]]:
     """Every point tried for the adjustment and the count control, on parts `natural` and `unbiased` of pairs unseen."""
+    problem, arms = _prepared(tables, ledger, train, valid, k=k, seed=seed)
+    return {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
+
+
+def _prepared(
+    tables: Tables, ledger: GradientLedger, train: Interactions, valid: Mapping[str, Interactions], *, k: int, seed: int
+) -> tuple[selection.Problem, dict[str, selection.Arm]]:
     base, _ = frozen.standardize(tables)
     problem = selection.prepare(base, ledger, train, valid, k=k, max_users=None, seed=seed)
-    arms = selection.arms(base, ledger, train, seed=seed)
-    return {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
+    return problem, selection.arms(base, ledger, train, seed=seed)
 
 
 def _look(

@@ -17,7 +17,9 @@ from jaxrec.types import Array, Scorer, Tables
 if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
 
-GROUP = 64  # items per group in the two-stage top-k
+EIGHTH = 8
+GROUP = EIGHTH**2  # items per group in the two-stage top-k
+ROWS = 16  # a block's users are a multiple of this: products of other widths take kernels that round otherwise
 CELLS = 2_600_000  # scores of an automatic block: 10 MB, so that those of two threads stay in a usual last-level cache
 CHUNK = 1024  # users of one compiled call, which scans their blocks and so reuses the memory of one
 
@@ -46,12 +48,17 @@ def scores(tables: Tables, users: Array, items: Array) -> Array:
 
 def masked_scores(tables: Tables, users: Array, excluded: Array) -> Array:
     """The scores of every item, -inf at the excluded: users [b], excluded [b, M] padded with I -> [b, I]."""
-    found = tables.user[users] @ tables.item.T
+    return jax.lax.optimization_barrier(scores_by_item(tables, users, excluded)).T  # the same bits, so the same product
+
+
+def scores_by_item(tables: Tables, users: Array, excluded: Array) -> Array:
+    """`masked_scores` the other way round, [I, b]: on a CPU a product of this shape is up to 1.8 times as quick."""
+    found = tables.item @ tables.user[users].T
     if tables.item_bias is not None:
-        strength = 1.0 if tables.bias_strength is None else tables.bias_strength[users][:, None]
-        found = found + strength * tables.item_bias[None, :]
-    rows = jnp.arange(users.shape[0])[:, None]
-    return found.at[rows, excluded].set(-jnp.inf, mode="drop")
+        strength = 1.0 if tables.bias_strength is None else tables.bias_strength[users][None, :]
+        found = found + strength * tables.item_bias[:, None]
+    columns = jnp.arange(users.shape[0])[:, None]
+    return found.at[excluded, columns].set(-jnp.inf, mode="drop")
 
 
 def rank_block(tables: Tables, users: Array, excluded: Array, k: int) -> tuple[Array, Array]:
@@ -59,46 +66,45 @@ def rank_block(tables: Tables, users: Array, excluded: Array, k: int) -> tuple[A
 
     Equal scores go to the smaller item id. Where fewer than k items are left: item -1, score -inf.
     """
-    return best_of(masked_scores(tables, users, excluded), k)
+    return best_of(scores_by_item(tables, users, excluded), k)
 
 
 def best_of(found: Array, k: int) -> tuple[Array, Array]:
-    """The k best of masked scores [b, I] -> items, scores [b, k], as `rank_block` gives them."""
+    """The k best of masked scores by item [I, b] -> items, scores [b, k], as `rank_block` gives them."""
     best, items = _exact_top_k(found, k)
     return jnp.where(best > -jnp.inf, items, -1).astype(jnp.int32), best
 
 
 def _exact_top_k(found: Array, k: int) -> tuple[Array, Array]:
-    """lax.top_k of [b, I] in two stages: the k best groups of GROUP neighbouring items, then their items.
+    """lax.top_k of [I, b] by column, in two stages: the k best groups of GROUP neighbouring items, then their items and
+    those that are left after the last whole group.
 
     Exact, ties included: say item x of group g is among the k best, and g is not among the k groups with the
     largest maxima (ties to the smaller group). Each of those k groups has a greater maximum than g, or an equal
     one and smaller ids; so each holds an item that comes before x, and x is not among the k best.
     """
-    size = found.shape[-1]
+    size, width = found.shape
     if size <= 2 * k * GROUP:
-        return jax.lax.top_k(found, k)
+        return jax.lax.top_k(found.T, k)
     whole = size // GROUP * GROUP
-    maxima = _group_maxima(found[:, :whole])
-    if whole < size:
-        maxima = jnp.concatenate([maxima, jnp.max(found[:, whole:], axis=-1, keepdims=True)], axis=-1)
-    groups = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=-1)  # ascending ids, as top_k keeps the first of equals
-    ids = (groups[:, :, None] * GROUP + jnp.arange(GROUP, dtype=groups.dtype)[None, None, :]).reshape(
-        found.shape[0], -1
-    )
-    near = jnp.take_along_axis(found, jnp.minimum(ids, size - 1), axis=1)
-    best, where = jax.lax.top_k(jnp.where(ids < size, near, -jnp.inf), k)
+    maxima = _group_maxima(found[:whole])
+    groups = jnp.sort(jax.lax.top_k(maxima.T, k)[1], axis=-1)  # ascending ids, as top_k keeps the first of equals
+    ids = (groups[:, :, None] * GROUP + jnp.arange(GROUP, dtype=groups.dtype)[None, None, :]).reshape(width, -1)
+    rest = jnp.broadcast_to(jnp.arange(whole, size, dtype=ids.dtype)[None, :], (width, size - whole))
+    ids = jnp.concatenate([ids, rest], axis=1)
+    near = found[ids, jnp.arange(width)[:, None]]
+    best, where = jax.lax.top_k(near, k)
     return best, jnp.take_along_axis(ids, where, axis=1)
 
 
 def _group_maxima(found: Array) -> Array:
-    """The largest of each GROUP neighbours: [b, G * GROUP] -> [b, G].
+    """The largest of each GROUP neighbours of a column: [G * GROUP, b] -> [G, b].
 
     A chain of selections vectorises on CPUs where a maximum, which must pass NaN on, does not; scores are finite.
     """
-    parts = found.reshape(found.shape[0], -1, GROUP // 8, 8)
-    best = functools.reduce(lambda a, b: jnp.where(a > b, a, b), [parts[:, :, n] for n in range(GROUP // 8)])
-    return jnp.max(jax.lax.optimization_barrier(best), axis=-1)
+    parts = found.reshape(-1, EIGHTH, found.shape[1])
+    some = functools.reduce(lambda a, b: jnp.where(a > b, a, b), [parts[:, n] for n in range(EIGHTH)])
+    return jnp.max(some.reshape(-1, EIGHTH, found.shape[1]), axis=1)
 
 
 def scan_blocks(rank_one: Callable[..., Any], block: int, *rows: Any) -> Any:
@@ -137,7 +143,7 @@ def top_k(
     """The k best items of each user among those not in `exclude`: exact, equal scores to the smaller item id.
 
     Memory is bounded by block x items; `block` is a number of users (chosen if None; rounded up to a multiple of
-    8) and changes no bit of the result, nor does the order of `users` (None: all of them).
+    16) and changes no bit of the result, nor does the order of `users` (None: all of them).
 
     Raises:
         ValueError: k outside 1..I, unknown users, tables that are not finite or do not fit each other.
@@ -269,11 +275,11 @@ def _as_list(
 
 
 def block_rows(block: int | None, wanted: int, num_items: int) -> int:
-    """A multiple of 8, so that the product takes the same kernel whatever the block."""
+    """A multiple of ROWS, so that the product takes the same kernel whatever the block."""
     if block is not None and block < 1:
         raise ValueError(f"block must be a positive number of users, got {block}")
     rows = min(min(max(1, CELLS // num_items), CHUNK) if block is None else block, max(wanted, 1))
-    rows = -(-rows // 8) * 8
+    rows = -(-rows // ROWS) * ROWS
     threads = min(2, os.cpu_count() or 1)
     need, free = threads * 4 * 4 * rows * num_items, _free_memory()
     if free is not None and need > free:
@@ -354,7 +360,7 @@ def _want_scores(scores: Any, rows: int, num_items: int) -> Array:
 @jax.jit(static_argnames="k")
 def _rank_scores(scores: Array, excluded: Array, k: int) -> tuple[Array, Array, Array]:
     masked = scores.at[jnp.arange(scores.shape[0])[:, None], excluded].set(-jnp.inf, mode="drop")
-    return *best_of(masked, k), jnp.all(jnp.isfinite(scores))
+    return *best_of(masked.T, k), jnp.all(jnp.isfinite(scores))
 
 
 def want_memory(need: int, what: str, cure: str) -> None:

@@ -25,10 +25,11 @@ from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
 from jaxrec.names import nearest
+from jaxrec.rows import materialised
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
 
-AT_ONCE = 8  # points that share one computation of the scores
+AT_ONCE = (32, 8)  # points that share one computation of the scores, where there are so many
 LOSSES = (0.05, 0.1, 0.2)  # shares of the natural metric that a trade-off is looked at
 
 
@@ -153,14 +154,17 @@ def _score_chunk_changed(
     """`list_sums` after each of G changes of one pair of tables, whose scores are computed once: [G, P, 3]."""
 
     def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
-        found = rank.masked_scores(tables, users, excluded)
-        others = [tables.user[users] @ rows.T for rows in shifts]
+        found = rank.scores_by_item(tables, users, excluded)
+        others = [rows @ tables.user[users].T for rows in shifts]
 
-        def changed(change: adj.ScoreChange) -> Array:
-            items, _ = rank.best_of(change.apply(found, users, others), k)
+        def changed(change: tuple[Array, ...]) -> Array:
+            # In a branch of their own, or XLA fuses the slices of this loop into the pass over scores.
+            scale, left, right, weights = materialised(change, users)
+            items, _ = rank.best_of(adj.change_scores(found, scale, left, right, weights, others), k)
             return list_sums(items, relevant, k)
 
-        return jax.lax.map(changed, changes)[None]
+        mine = jnp.swapaxes(changes.left[:, users], 1, 2)  # [G, R, b]
+        return jax.lax.map(changed, (changes.scale, mine, jnp.swapaxes(changes.right, 1, 2), changes.weights))[None]
 
     shape = (-1, len(changes.scale), len(relevant), 3)
     return jnp.sum(rank.scan_blocks(one, block, users, excluded, relevant).reshape(shape), axis=0)
@@ -205,14 +209,21 @@ def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metr
         return [measure(problem, functools.partial(run, s=s)) for s in rows]
     change, tables = jax.jit(jax.vmap(arm.change)), adj.fold_bias(problem.tables)
     found: list[Metrics] = []
-    for start in range(0, len(strengths), AT_ONCE):
-        some = np.asarray(strengths[start : start + AT_ONCE], np.float32)
-        whole = np.concatenate([some, np.repeat(some[-1:], AT_ONCE - len(some), axis=0)])  # one program for all
-        score = functools.partial(
-            _score_chunk_changed, tables, arm.shifts, change(whole), k=problem.k, block=problem.block
-        )
+    block = _divisor(problem.block, 2 * problem.block // (1 + len(arm.shifts)))
+    while len(found) < len(strengths):
+        left = np.asarray(strengths[len(found) :], np.float32)
+        size = next((n for n in AT_ONCE if n <= len(left)), AT_ONCE[-1])
+        some = left[:size]
+        whole = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])  # one program for all
+        score = functools.partial(_score_chunk_changed, tables, arm.shifts, change(whole), k=problem.k, block=block)
         found += [_means(problem, sums) for sums in _over_chunks(problem, score)[: len(some)]]
     return found
+
+
+def _divisor(block: int, most: int) -> int:
+    """The largest multiple of `rank.ROWS` that divides a block's users and is at most `most`: scores stay in cache."""
+    sizes = [n for n in range(rank.ROWS, block + 1, rank.ROWS) if block % n == 0]
+    return max((n for n in sizes if n <= most), default=sizes[0])
 
 
 def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: GradientLedger) -> Tables:

@@ -251,6 +251,10 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
         assert ids[7] == f"{name[0]}7"
     page = (out / "report.html").read_text()
     assert "unbiased validation" in page
+    grid = json.loads((out / "grid.json").read_text())
+    assert [s["name"] for s in grid["strengths"]] == list(found["strengths"])
+    assert 'type="range"' in page
+    assert grid["items"][0]["item"].startswith("i")
     assert cli.main(["recommend", str(out), "-k", "3", "--out", str(folder / "recs.run")]) == 0
     rows = [line.split() for line in (folder / "recs.run").read_text().splitlines()]
     assert rows[0][0] == "u0"

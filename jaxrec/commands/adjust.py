@@ -179,6 +179,7 @@ def write(
     runs.write_readings(out, found.plain, found.ledger, seen.item_counts)
     runs.write_lists(out, Dataset(two.source, Split(seen)), found.plain, found.tables)
     runs.write_json(out / "frontier.json", {n: [p._asdict() for p in tried] for n, tried in found.frontier.items()})
+    runs.write_json(out / "grid.json", found.grid, indent=None)
     (out / "history.jsonl").write_text("", encoding="utf-8")  # nothing was trained here
     summary: dict[str, Any] = {
         "strengths": found.strengths,

@@ -35,12 +35,20 @@ class ScoreChange(NamedTuple):
 
     def apply(self, scores: Array, users: Array, others: Sequence[Array] = ()) -> Array:
         """Changes the scores of users [b] by all items: [b, I], and M times ⟨u, x_mi⟩ [b, I] -> [b, I]; -inf stays."""
-        found = scores * self.scale[None, :]
-        for m, other in enumerate(others):
-            found = found + self.weights[m] * other
-        for r in range(self.left.shape[1]):
-            found = found + self.left[users, r][:, None] * self.right[:, r][None, :]
-        return found
+        by_item = [other.T for other in others]
+        return change_scores(scores.T, self.scale, self.left[users].T, self.right.T, self.weights, by_item).T
+
+
+def change_scores(
+    scores: Array, scale: Array, left: Array, right: Array, weights: Array, others: Sequence[Array] = ()
+) -> Array:
+    """`ScoreChange.apply` by item, [I, b], from the factors of the users [R, b] and items [R, I], each in one piece."""
+    found = scores * scale[:, None]
+    for m, other in enumerate(others):
+        found = found + weights[m] * other
+    for by_user, by_item in zip(left, right, strict=True):
+        found = found + by_item[:, None] * by_user[None, :]
+    return found
 
 
 def identity() -> Adjustment:
