@@ -1,0 +1,46 @@
+"""The ablation: parts of the adjustment are the whole one with the other strengths at 0, and its page is right."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import ablation
+from jaxrec import frozen, select
+from jaxrec.data import Interactions
+from jaxrec.types import Tables
+
+
+def test_parts_of_an_arm_are_the_whole_with_the_others_at_zero() -> None:
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, 30, (200, 2)), axis=0)
+    train = Interactions(pairs[:, 0], pairs[:, 1], 30, 30)
+    tables = Tables(*(jax.random.normal(jax.random.key(n), (30, 8)) for n in (0, 1)))
+    ledger = frozen.observe(tables, train, num_negatives=5, temperature=1.0)
+    whole = select.arms(tables, ledger, train)["adjusted"]
+    for names in ablation.SUBSETS:
+        part = ablation.only(whole, names)
+        s = jnp.asarray(part.high) / 2
+        full = jnp.asarray([float(s[names.index(n)]) if n in names else 0.0 for n in whole.names])
+        for found, wanted in zip(part.adjust(s)(tables, ledger), whole.adjust(full)(tables, ledger), strict=True):
+            if wanted is not None:
+                np.testing.assert_array_equal(found, wanted)
+        assert part.change is not None
+        assert whole.change is not None
+        for found, wanted in zip(part.change(s), whole.change(full), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_page_has_means_and_marks_the_best_of_each_column() -> None:
+    start = {"data": "d", "training": "softmax-mf", "test": "unbiased"}
+    rows = [
+        start | {"adjustment": name, "rule": rule, "seed": seed, "ndcg@20": value}
+        for name, rule, values in (("none", "", ("0.1", "0.3")), ("pull", "loss10", ("0.5", "0.7")))
+        for seed, value in zip("01", values, strict=True)
+    ]
+    page = ablation.table(rows)
+    assert "| none | 0.2000 ± 0.1414 |" in page
+    assert "| pull | **0.6000 ± 0.1414** |" in page
+    assert "at most 10 % natural loss" in page
+    assert "best unbiased" not in page
