@@ -15,7 +15,7 @@ Every figure is a row of results/ablation.csv; what is there is not made again.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from experiments.contest import NDCG, RULES, K
 from experiments.contest_tables import spread
 from experiments.run import RESULTS
 from jaxrec import frozen, models, pipeline
@@ -41,9 +42,7 @@ from jaxrec.types import Array, Tables
 DATA = ("adressa-macr", "lastfm-both", "ml-100k")
 SEEDS = (0, 1, 2)
 POINTS = 48  # of each adjustment
-RULES: dict[str, float | None] = {"unbiased": None, "loss10": 0.1}
-COLUMNS = ("data", "training", "adjustment", "rule", "seed", "test", "ndcg@20")
-NDCG = "ndcg@20"
+COLUMNS = ("data", "training", "adjustment", "rule", "seed", "test", NDCG)
 
 
 class Training(NamedTuple):
@@ -141,7 +140,7 @@ def measured(data: str, name: str, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _tested(tables: Tables, split: Split) -> dict[str, float]:
-    return {test: found.summary[NDCG] for test, found in pipeline.evaluate(tables, split, ks=[20]).items()}
+    return {test: found.summary[NDCG] for test, found in pipeline.evaluate(tables, split, ks=[K]).items()}
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -192,14 +191,13 @@ def main(data: tuple[str, ...] = DATA, seeds: tuple[int, ...] = SEEDS, training:
         training: Ways of training; all of them if none is given.
     """
     path = RESULTS / "ablation.csv"
-    make: Callable[[str, str, int], Iterator[dict[str, Any]]] = measured
     for one in data:
         for name in training or TRAINING:
             for seed in seeds:
                 rows = read(path)
                 if any((r["data"], r["training"], r["seed"]) == (one, name, str(seed)) for r in rows):
                     continue
-                fresh = [row | {NDCG: f"{row[NDCG]:.6g}"} for row in make(one, name, seed)]
+                fresh = [row | {NDCG: f"{row[NDCG]:.6g}"} for row in measured(one, name, seed)]
                 new = not path.exists()
                 with path.open("a", newline="", encoding="utf-8") as file:  # a setting's rows at once, or none
                     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -24,12 +24,8 @@ def take(table: Array, ids: Array) -> Array:
     """
     if not ids.size:
         return table[ids]
-    rows: Array = jax.lax.platform_dependent(table, ids, cpu=_take_apart, default=_take)
+    rows: Array = jax.lax.platform_dependent(table, ids, cpu=_take_apart, default=lambda table, ids: table[ids])
     return rows
-
-
-def _take(table: Array, ids: Array) -> Array:
-    return table[ids]
 
 
 def _take_apart(table: Array, ids: Array) -> Array:
