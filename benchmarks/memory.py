@@ -104,7 +104,7 @@ def training(options: dict[str, Any]) -> Run:
         if options["loop"] == "fit":
             fit(step, sampler, epochs=2, key=jax.random.key(0))
         else:
-            epoch, state = make_epoch(step, sampler), jax.jit(step.init)(jax.random.key(0))
+            epoch, state = make_epoch(step, sampler), step.init(jax.random.key(0))
             for _ in range(2):
                 state, info = epoch(state)
             jax.block_until_ready(info)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,19 @@ Evaluate = Callable[[TrainState], dict[str, float]]
 
 
 class DivergenceError(RuntimeError):
-    """The loss stopped being finite; `state` is the last good one, as it was before the epoch that failed."""
+    """The loss stopped being finite; `state` is the last good one, as it was before the epoch that failed.
 
-    def __init__(self, message: str, state: TrainState):
+    Nobody keeps that state while training goes well. Asking for it trains up to that epoch once more, from the start
+    or from the newest checkpoint.
+    """
+
+    def __init__(self, message: str, again: Callable[[], TrainState]):
         super().__init__(message)
-        self.state = state
+        self._again = again
+
+    @cached_property
+    def state(self) -> TrainState:
+        return self._again()
 
 
 def make_epoch(step: Step, sampler: Sampler) -> Epoch:
@@ -85,7 +94,10 @@ def fit(
     meta: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> Fit:
-    """Trains from `step.init(key)`, or from `state`, until `state.epoch == epochs`.
+    """Trains from `step.init(key)`, or from `state`, which stays as it is, until `state.epoch == epochs`.
+
+    Memory is that of one state, of another one with `monitor` (the best so far), of another one where `state` is given,
+    and of a batch.
 
     evaluate: state -> metrics, called every `evaluate_every` epochs and after the last; added to the history.
     monitor, patience: the metric that chooses the best state; stop after `patience` evaluations without a better one.
@@ -100,11 +112,17 @@ def fit(
         raise ValueError("give fit either a key to start from or a state to go on from")
     if (monitor is None) != (evaluate is None):
         raise ValueError("evaluate and monitor go together: evaluate gives metrics, monitor names the one that counts")
-    current = step.init(key) if state is None else state  # type: ignore[arg-type]
-    known, best = _Progress(), current
+
+    def begin() -> TrainState:
+        return step.init(key) if state is None else jax.tree.map(jnp.copy, state)  # type: ignore[arg-type]
+
+    current = begin()
+    known = _Progress()
+    best: TrainState | None = None  # none yet
     store = None if checkpoint is None else _Store(Path(checkpoint), meta or {})
     if store is not None and resume:
         current, best, known = store.restore(current, known)
+        best = best if known.best_epoch else None
     epoch, stopped = make_epoch(step, sampler), "epochs"
     if patience is not None and known.history and _evaluations_since(known) > max(patience, 1):
         stopped = "patience"  # the run that is resumed had stopped already
@@ -114,12 +132,11 @@ def fit(
         bar = stack.enter_context(_bar(progress, epochs, int(current.epoch), len_rows=rows))
         while stopped == "epochs" and int(current.epoch) < epochs:
             begun = time.perf_counter()
-            good = jax.tree.map(jnp.copy, current)
             current, info = epoch(current)
-            losses = np.asarray(info.loss)
+            losses, number = np.asarray(info.loss), int(current.epoch)
             if not np.all(np.isfinite(losses)):
-                raise DivergenceError(_divergence(losses, int(good.epoch)), good)
-            number = int(current.epoch)
+                del current  # free for the state that the error may be asked for
+                raise DivergenceError(_divergence(losses, number), partial(_again, epoch, begin, store, number - 1))
             row: dict[str, Any] = {
                 "epoch": number,
                 "loss": float(losses.mean()),
@@ -132,6 +149,7 @@ def fit(
                     raise ValueError(f"monitor {monitor!r} is not among the metrics {sorted(row)}")
                 if row[monitor] > known.best_value:
                     known.best_value, known.best_epoch = row[monitor], number
+                    best = None  # its memory is free for the new one
                     best = jax.tree.map(jnp.copy, current)
                 elif patience is not None and _evaluations_since(known) >= patience:
                     stopped = "patience"
@@ -142,8 +160,8 @@ def fit(
             if stop():
                 stopped = "signal"
             if store is not None and (number % checkpoint_every == 0 or number == epochs or stopped == "signal"):
-                store.save(current, best if monitor else current, known)
-    if monitor is None:
+                store.save(current, current if best is None else best, known)
+    if best is None:
         best, known.best_epoch = current, int(current.epoch)
     return Fit(current, best, known.best_epoch, known.history, stopped)
 
@@ -151,9 +169,19 @@ def fit(
 def _divergence(losses: np.ndarray, epoch: int) -> str:
     first = int(np.flatnonzero(~np.isfinite(losses))[0])
     return (
-        f"the loss became {losses[first]} at step {first} of epoch {epoch + 1}; the state before that epoch is kept in "
-        "this error's `state` (and in the last checkpoint): lower the learning rate, or raise the temperature"
+        f"the loss became {losses[first]} at step {first} of epoch {epoch}; lower the learning rate, or raise the "
+        "temperature. This error's `state` is the state before that epoch, which is trained again when asked for"
     )
+
+
+def _again(epoch: Epoch, begin: Callable[[], TrainState], store: _Store | None, number: int) -> TrainState:
+    """The state after epoch `number`, trained once more from the start or from the newest checkpoint."""
+    state = begin()
+    if store is not None:
+        state, _, _ = store.restore(state, _Progress())
+    while int(state.epoch) < number:
+        state, _ = epoch(state)
+    return state
 
 
 def _evaluations_since(known: _Progress) -> int:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,10 @@ import pytest
 from conftest import random_interactions
 
 from jaxrec import checkpoint, metrics, models, objectives, optim, rank, samplers, testing
-from jaxrec.step import ScoreGradients, make_step
+from jaxrec.step import Info, ScoreGradients, TrainState, make_step
 from jaxrec.train import DivergenceError, fit, make_epoch
 from jaxrec.transforms import training
+from jaxrec.types import Batch
 
 TRAIN = random_interactions(users=40, items=30)
 
@@ -100,6 +102,36 @@ def test_divergence_is_named_and_the_last_good_state_kept() -> None:
     with pytest.raises(DivergenceError, match="the loss became nan at step") as error:
         fit(step, sampler, epochs=3, state=bad)
     assert int(error.value.state.epoch) == 1
+    np.testing.assert_array_equal(error.value.state.params["item"], bad.params["item"])  # as given, and still there
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_the_state_before_a_divergence_is_trained_again_to_the_same_bits(checkpointed: bool, tmp_path: Path) -> None:
+    """The loss is made infinite in the third epoch; with checkpoints every two epochs the second one is read."""
+    sampler, step = parts()
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        state, info = step.update(state, batch)
+        return state, info._replace(loss=jnp.where(state.epoch == 2, jnp.inf, info.loss))
+
+    more = {"checkpoint": tmp_path, "checkpoint_every": 2} if checkpointed else {}
+    with pytest.raises(DivergenceError, match="the loss became inf at step 0 of epoch 3") as error:
+        fit(step._replace(update=update), sampler, epochs=5, key=jax.random.key(0), **more)  # type: ignore[arg-type]
+    assert same(error.value.state, fit(step, sampler, epochs=2, key=jax.random.key(0)).state)
+
+
+def test_a_state_that_is_given_stays_usable() -> None:
+    sampler, step = parts()
+    state = fit(step, sampler, epochs=1, key=jax.random.key(0)).state
+    once, again = (fit(step, sampler, epochs=2, state=state).state for _ in range(2))
+    assert same(once, again)
+
+
+def test_a_checkpoint_before_the_first_evaluation_holds_the_state_itself(tmp_path: Path) -> None:
+    sampler, step = parts()
+    options: dict[str, Any] = {"key": jax.random.key(0), "evaluate_every": 3, "monitor": "m", "checkpoint": tmp_path}
+    whole = fit(step, sampler, epochs=3, evaluate=lambda s: {"m": 1.0}, **options)
+    assert (whole.best_epoch, same(whole.best, whole.state)) == (3, True)
 
 
 def test_fit_refuses_half_of_a_request() -> None:
