@@ -8,11 +8,12 @@ Both are read off the items' side of a ledger and set against popularity n_i, th
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from jaxrec import ledger as ledgers
 from jaxrec.ledger import GradientLedger
-from jaxrec.types import Tables
+from jaxrec.types import Array, Tables
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -21,12 +22,27 @@ def spearman(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     >>> spearman(np.array([1, 2, 3, 4]), np.array([1, 4, 9, 16]))[0].__round__(6)
     1.0
     """
-    from scipy import stats
+    from scipy.special import stdtr  # scipy.stats takes a second to import
 
+    rho, freedom = rank_correlation(a, b), len(a) - 2
+    if freedom < 1:
+        return rho, 1.0
+    with np.errstate(divide="ignore"):
+        t = rho * np.sqrt(freedom / np.float64(1.0 - rho**2))
+    return rho, float(2 * stdtr(freedom, -abs(t)))
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's correlation of [N], [N]; equal values share their mean rank; 0 where one of them is constant."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0, 1.0
-    found = stats.spearmanr(a, b)
-    return float(found.statistic), float(found.pvalue)
+        return 0.0
+    return min(max(float(np.corrcoef(_mean_ranks(a), _mean_ranks(b))[0, 1]), -1.0), 1.0)
+
+
+def _mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1 on, those of equal values their mean."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[group]
 
 
 def item_readings(tables: Tables, ledger: GradientLedger) -> dict[str, np.ndarray]:
@@ -34,14 +50,18 @@ def item_readings(tables: Tables, ledger: GradientLedger) -> dict[str, np.ndarra
 
     alignment: cos(v_i, d); gradient_alignment: cos(P_i + N_i, P_i); magnitude: p_i; vector: ‖P_i‖; ratio: p_i / n⁻_i.
     """
-    items = ledger.items
+    return {name: np.asarray(values) for name, values in _read(tables.item, ledger.items).items()}
+
+
+@jax.jit
+def _read(rows: Array, items: ledgers.Side) -> dict[str, Array]:
     width = items.pull.vector.shape[-1]
     return {
-        "alignment": np.asarray(ledgers.alignment(items, tables.item[:, :width])),
-        "gradient_alignment": np.asarray(ledgers.alignment(items)),
-        "magnitude": np.asarray(ledgers.magnitude(items, "size")),
-        "vector": np.asarray(ledgers.magnitude(items, "vector")),
-        "ratio": np.asarray(ledgers.ratio(items)),
+        "alignment": ledgers.alignment(items, rows[:, :width]),
+        "gradient_alignment": ledgers.alignment(items),
+        "magnitude": ledgers.magnitude(items, "size"),
+        "vector": ledgers.magnitude(items, "vector"),
+        "ratio": ledgers.ratio(items),
     }
 
 
@@ -51,15 +71,22 @@ def claims(tables: Tables, ledger: GradientLedger, counts: np.ndarray) -> dict[s
     Claim (i) says that `alignment` is positive, claim (ii) that `magnitude` is. Magnitude grows with the number of
     events by itself; `magnitude_per_event`, p_i divided by the positive events, tells what is left of it beyond that.
     """
-    seen = counts > 0
-    readings = item_readings(tables, ledger)
-    events = np.asarray(ledger.items.pull.events)
-    readings["magnitude_per_event"] = readings["magnitude"] / np.maximum(events, 1)
-    found = {}
-    for name, values in readings.items():
+    seen, found = counts > 0, {}
+    for name, values in _claimed(tables, ledger).items():
         rho, p = spearman(values[seen], counts[seen])
         found[name] = {"spearman": rho, "p": p}
     return found
+
+
+def correlations(tables: Tables, ledger: GradientLedger, counts: np.ndarray) -> dict[str, float]:
+    """The correlations of `claims` alone, to watch while training."""
+    seen = counts > 0
+    return {name: rank_correlation(x[seen], counts[seen]) for name, x in _claimed(tables, ledger).items()}
+
+
+def _claimed(tables: Tables, ledger: GradientLedger) -> dict[str, np.ndarray]:
+    readings, events = item_readings(tables, ledger), np.asarray(ledger.items.pull.events)
+    return readings | {"magnitude_per_event": readings["magnitude"] / np.maximum(events, 1)}
 
 
 def by_popularity(values: np.ndarray, counts: np.ndarray, *, groups: int = 10) -> list[dict[str, float]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -232,13 +233,22 @@ def validation(
     model: models.Model, carved: Split, settings: Settings, *, seed: int
 ) -> Callable[[TrainState], dict[str, float]]:
     """What `fit` may evaluate by: state -> recall and NDCG on each validation part, like `natural/ndcg@20`."""
-    empty = ledgers.init(model.num_users, model.num_items, model.width)
-    tables = models.embed(model, model.init(jax.random.key(seed)))
-    problem = selection.prepare(tables, empty, carved.train, carved.valid, k=settings.k, max_users=4096, seed=seed)
+    empty = jax.jit(lambda: ledgers.init(model.num_users, model.num_items, model.width))()
     embed = jax.jit(lambda params: models.embed(model, params))
+    tables = embed(model.init(jax.random.key(seed)))
+    problem = selection.prepare(tables, empty, carved.train, carved.valid, k=settings.k, max_users=4096, seed=seed)
+
+    def measure(problem: selection.Problem) -> selection.Metrics:
+        return selection.measure(problem, lambda tables, ledger: tables)
+
+    one_chunk = problem._replace(users=problem.users[:1], excluded=problem.excluded[:1], relevant=problem.relevant[:1])
+    pool = ThreadPoolExecutor(1)
+    ready = pool.submit(measure, one_chunk)  # so that it is compiled beside the epoch's program
+    pool.shutdown(wait=False)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        found = selection.measure(problem._replace(tables=embed(state.params)), lambda tables, ledger: tables)
+        ready.result()
+        found = measure(problem._replace(tables=embed(state.params)))
         return {f"{part}/{name}": value for part, values in found.items() for name, value in values.items()}
 
     return evaluate
@@ -249,10 +259,11 @@ def _fit(job: _Job, carved: Split) -> tuple[models.Model, Fit]:
     settings, train = job.settings, carved.train
     model, _, _ = build(settings, train)
     measure = validation(model, carved, settings, seed=job.seed)
+    embed = jax.jit(lambda params: models.embed(model, params))
 
     def watch(state: TrainState) -> dict[str, float]:
-        reading = analysis.claims(models.embed(model, state.params), _present(state.ledger), train.item_counts)
-        return measure(state) | {f"claim/{name}": values["spearman"] for name, values in reading.items()}
+        reading = analysis.correlations(embed(state.params), _present(state.ledger), train.item_counts)
+        return measure(state) | {f"claim/{name}": value for name, value in reading.items()}
 
     return job.fit(
         "carved",

@@ -229,14 +229,20 @@ def check_tables(tables: Tables) -> tuple[int, int]:
         part = getattr(tables, name)
         if part is not None and part.shape != (wanted,):
             raise ValueError(f"tables.{name} must have shape ({wanted},), got {part.shape}")
-    for name, part in tables._asdict().items():
-        if part is not None and not bool(jnp.all(jnp.isfinite(part))):
+    for name, good in _all_finite({name: part for name, part in tables._asdict().items() if part is not None}).items():
+        if not good:
+            part = getattr(tables, name)
             bad = np.flatnonzero(~np.isfinite(np.asarray(part)).reshape(len(part), -1).all(axis=1))
             raise ValueError(
                 f"tables.{name} must be finite, but {len(bad)} rows hold NaN or inf (first: {bad[0]}); "
                 "training has diverged or an adjustment divided by zero: rank the last good state"
             )
     return num_users, num_items
+
+
+@jax.jit
+def _all_finite(parts: dict[str, Array]) -> dict[str, Array]:
+    return {name: jnp.all(jnp.isfinite(part)) for name, part in parts.items()}
 
 
 def check_users(users: np.ndarray | Sequence[int] | None, num_users: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
 
 AT_ONCE = (32, 8)  # points that share one computation of the scores, where there are so many
+MASKED = 1 << 22  # padded masks of so many entries, which take 40 ms to apply, all get the longest one's width
 LOSSES = (0.05, 0.1, 0.2)  # shares of the natural metric that a trade-off is looked at
 
 
@@ -92,12 +93,14 @@ def prepare(
     chunk = rank.chunk_rows(block, len(users))
     # One width of test lists for all chunks, so that few programs are compiled.
     widest = {name: max(1, int(part.user_counts[users].max(initial=0))) for name, part in valid.items()}
+    longest = int(train.user_counts[users].max(initial=0))
+    at_least = longest if len(users) * longest <= MASKED else 0
     padded, excluded, relevant = [], [], []
     for start in range(0, len(users), chunk):
         chosen = users[start : start + chunk]
         rows = np.concatenate([chosen, np.zeros(chunk - len(chosen), np.int32)])
         padded.append(rows)
-        excluded.append(_width(rank.pad_lists(train, rows, num_items), num_items))
+        excluded.append(_widened(rank.pad_lists(train, rows, num_items), num_items, at_least))
         relevant.append(tuple(_relevant(valid[name], chosen, chunk, width) for name, width in widest.items()))
     return Problem(tables, ledger, tuple(valid), k, block, padded, excluded, relevant)
 
@@ -108,10 +111,10 @@ def _relevant(part: Interactions, users: np.ndarray, size: int, width: int) -> n
     return np.pad(own, ((0, size - len(users)), (0, width - own.shape[1])), constant_values=-1)
 
 
-def _width(lists: np.ndarray, fill: int) -> np.ndarray:
+def _widened(lists: np.ndarray, fill: int, at_least: int) -> np.ndarray:
     """Widened to a power of 4, so that few programs are compiled."""
     width = 16
-    while width < lists.shape[1]:
+    while width < max(lists.shape[1], at_least):
         width *= 4
     return np.pad(lists, ((0, 0), (0, width - lists.shape[1])), constant_values=fill)
 

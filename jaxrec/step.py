@@ -339,24 +339,24 @@ def _make(
     def init(key: Array) -> TrainState:
         init_key, state_key = jax.random.split(key)
         params = model.init(init_key)
-        sparse = isinstance(optimizer, RowOptimizer)
-        ledger = None
-        if observation is not None:
-            ledger = ledgers.init(
-                model.num_users,
-                model.num_items,
-                model.width,
-                user_weight=observation.user_weight,
-                item_weight=observation.item_weight,
-            )
-        return TrainState(
-            params=params,
-            optimizer=jax.tree.map(optimizer.init, params) if sparse else optimizer.init(params),
-            transform=blank(),
-            ledger=ledger,
-            key=state_key,
-            epoch=jnp.zeros((), jnp.int32),
-        )
+
+        @jax.jit  # one small program instead of one for each array
+        def rest(params: Params) -> tuple[Any, Any, ledgers.GradientLedger | None, Array]:
+            sparse = isinstance(optimizer, RowOptimizer)
+            optimizer_state = jax.tree.map(optimizer.init, params) if sparse else optimizer.init(params)
+            ledger = None
+            if observation is not None:
+                ledger = ledgers.init(
+                    model.num_users,
+                    model.num_items,
+                    model.width,
+                    user_weight=observation.user_weight,
+                    item_weight=observation.item_weight,
+                )
+            return optimizer_state, blank(), ledger, jnp.zeros((), jnp.int32)
+
+        optimizer_state, transform, ledger, epoch = rest(params)
+        return TrainState(params, optimizer_state, transform, ledger, state_key, epoch)
 
     def gather(params: Params, batch: Batch) -> tuple[Array, Array, Array]:
         return _take(model.tables(params), batch)

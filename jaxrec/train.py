@@ -56,6 +56,11 @@ def make_epoch(step: Step, sampler: Sampler) -> Epoch:
     return lambda state: compiled(state, sampler.data)
 
 
+@jax.jit
+def _copy(state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
+
+
 @dataclass(frozen=True)
 class Fit:
     """What training leaves: the last state, and the best one by the monitored metric (the last without a monitor)."""
@@ -114,7 +119,7 @@ def fit(
         raise ValueError("evaluate and monitor go together: evaluate gives metrics, monitor names the one that counts")
 
     def begin() -> TrainState:
-        return step.init(key) if state is None else jax.tree.map(jnp.copy, state)  # type: ignore[arg-type]
+        return step.init(key) if state is None else _copy(state)  # type: ignore[arg-type]
 
     current = begin()
     known = _Progress()
@@ -150,7 +155,7 @@ def fit(
                 if row[monitor] > known.best_value:
                     known.best_value, known.best_epoch = row[monitor], number
                     best = None  # its memory is free for the new one
-                    best = jax.tree.map(jnp.copy, current)
+                    best = _copy(current)
                 elif patience is not None and _evaluations_since(known) >= patience:
                     stopped = "patience"
             known.history.append(row)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import SMALL, random_interactions
+from scipy import stats
 
 from jaxrec import analysis, cli, data, models, objectives, optim, pipeline, rank, runs, samplers, select, testing
 from jaxrec import ledger as ledgers
@@ -219,6 +220,19 @@ def test_claims_are_spearman_of_readings_with_popularity() -> None:
     ledger = ledger._replace(items=ledger.items._replace(pull=pull))
     found = analysis.claims(models.embed(m := models.mf(3, 5, 2), m.init(jax.random.key(0))), ledger, counts)
     assert found["magnitude"]["spearman"] == pytest.approx(0.8)
+    tables = models.embed(m, m.init(jax.random.key(0)))
+    assert analysis.correlations(tables, ledger, counts) == {name: x["spearman"] for name, x in found.items()}
+
+
+def test_spearman_is_that_of_scipy_ties_included() -> None:
+    rng = np.random.default_rng(0)
+    for size, high in ((3, 9), (4, 3), (50, 5), (400, 10**6)):
+        a, b = rng.integers(0, high, (2, size))
+        wanted = stats.spearmanr(a, b)
+        assert analysis.spearman(a, a + b)[0] == pytest.approx(stats.spearmanr(a, a + b).statistic)
+        assert analysis.spearman(a, b) == pytest.approx((wanted.statistic, wanted.pvalue))
+    assert analysis.spearman(np.arange(9), -np.arange(9)) == (-1.0, 0.0)
+    assert analysis.spearman(np.arange(9), np.ones(9)) == (0.0, 1.0)
 
 
 def test_the_ledgers_identity_holds_to_one_in_ten_thousand() -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import sparse
 
 from jaxrec.models.base import Model
 from jaxrec.models.mf import mf
 from jaxrec.types import Array, Params
 
 if TYPE_CHECKING:
+    from jax.experimental import sparse
     from scipy.sparse import csr_array
 
     from jaxrec.data.interactions import Interactions
@@ -33,6 +33,8 @@ def normalized_graph(train: Interactions) -> Graph:
     >>> normalized_graph(Interactions([0, 0, 1], [0, 1, 1], 2, 3)).to_users.todense().round(3).tolist()
     [[0.7070000171661377, 0.5, 0.0], [0.0, 0.7070000171661377, 0.0]]
     """
+    from jax.experimental import sparse  # imports scipy.sparse, which most runs have no use for
+
     length = lambda counts: np.sqrt(np.maximum(counts, 1))  # noqa: E731
     counts = train.to_scipy()
     both = counts / length(train.user_counts)[:, None] / length(train.item_counts)[None, :]
