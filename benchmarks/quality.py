@@ -44,7 +44,9 @@ def learning(options: dict[str, Any]) -> Run:
         spent, due, curve = 0.0, 0.0, []
         for number in range(1, 100_000):
             begun = time.perf_counter()
-            tables = next(epochs)
+            tables = next(epochs, None)
+            if tables is None:  # a closed form has one state only
+                break
             spent += time.perf_counter() - begun
             if spent >= due or spent >= options["budget"]:
                 curve.append([spent, number, judge(*tables)])

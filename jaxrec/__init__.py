@@ -5,7 +5,7 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     data         Interactions, Split, readers, splits, the registry of named sets
     models       mf, lightgcn, two_tower, normalize; embed(model, params) -> Tables
                  neumf; scorer(model, params) -> Scorer
-                 most_popular, ials -> Tables; ease, itemknn -> Scorer
+                 most_popular, ials, spectral -> Tables; ease, itemknn -> Scorer
     objectives   bpr, bce, softmax                       samplers    sampler
     optim        row-sparse SGD, Adagrad, Adam           step        make_step, Observation
     ledger       the gradient ledger and its readings    train       fit, make_epoch

@@ -178,7 +178,7 @@ def outcome(*curves: list[list[float]]) -> contest.Outcome:
 
 def test_the_best_peer_is_the_first_to_arrive(tmp_path: Path) -> None:
     found = {name: outcome([[9.0, 1, 0.01]]) for name in quality.LEARNERS}
-    found["jaxrec iALS"] = outcome([[1.0, 1, 0.02], [2.0, 2, 0.08]], [[4.0, 1, 0.08]])
+    found["jaxrec spectral"] = outcome([[1.0, 1, 0.02], [2.0, 2, 0.08]], [[4.0, 1, 0.08]])
     found["implicit ALS"] = outcome([[6.0, 1, 0.08]])
     found["LightFM"] = outcome([[8.0, 1, 0.09]])
     best, *others = quality.rows(found, 0.08, Plan(TINY, tmp_path), 10.0)

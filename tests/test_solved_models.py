@@ -66,6 +66,26 @@ def test_ease_is_symmetrised_across_blocks(size: int) -> None:
     np.testing.assert_allclose(ease_weights(train, l2=20.0), wanted, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("train", "width", "rounds"), [(TRAIN, 18, 1), (TRAIN, 1, 400), (GAPS, 1, 60), (GAPS, 2, 1)])
+@pytest.mark.parametrize("powers", [(0.0, 0.0, 1.0), (0.5, 0.5, 1.0), (0.35, 0.2, 0.5), (0.4, 0.3, 0.0)])
+def test_spectral_scores_are_a_truncated_svd_of_the_scaled_interactions(
+    train: Interactions, width: int, rounds: int, powers: tuple[float, float, float]
+) -> None:
+    """Against numpy's SVD; signs and turns of vectors cancel in scores. A range of full rank needs no rounds."""
+    a, b, c = powers
+    scaled = np.maximum(train.user_counts, 1.0)[:, None] ** -a * dense(train) * np.maximum(train.item_counts, 1.0) ** -b
+    left, values, right = np.linalg.svd(scaled)
+    wanted = left[:, :width] * values[:width] ** c @ right[:width]
+    found = models.spectral(train, width, user_power=a, item_power=b, value_power=c, rounds=rounds)
+    np.testing.assert_allclose(found.user @ found.item.T, wanted, atol=1e-3)
+    np.testing.assert_allclose(found.item.T @ found.item, np.eye(width), atol=1e-4)
+
+
+def test_spectral_is_finite_where_there_are_fewer_directions_than_asked_for() -> None:
+    found = models.spectral(GAPS, 5)
+    assert rank.check_tables(found) == (6, 5)
+
+
 def test_ease_refuses_what_does_not_fit_before_it_starts() -> None:
     with pytest.raises(MemoryError, match=r"EASE of 1000000 items takes about 3729\.\d GiB.*keep fewer items"):
         models.ease(Interactions([0], [0], num_users=1, num_items=1_000_000))
@@ -150,6 +170,7 @@ def test_known_answer_data_is_learned_by_each() -> None:
     ranked = {
         "ease": rank.top_k_scores(models.ease(train, l2=10.0), None, train, k=12),
         "itemknn": rank.top_k_scores(models.itemknn(train, neighbours=20, shrink=1.0), None, train, k=12),
+        "spectral": rank.top_k(models.spectral(train, 2), None, train, k=12),
         "ials": rank.top_k(models.ials(train, 4, alpha=0.1, l2=0.01), None, train, k=12),
     }
     for name, ranking in ranked.items():
@@ -174,6 +195,8 @@ def test_bad_requests_say_what_to_do() -> None:
     whole = lambda users: np.zeros((len(users), 18), np.float32)  # noqa: E731
     for request, message in (
         (lambda: models.ease(TRAIN, l2=0.0), "l2 must be positive"),
+        (lambda: models.spectral(TRAIN, 19), "width must be between 1 and the smaller number of 25 users and 18 items"),
+        (lambda: models.spectral(TRAIN, 4, rounds=0), "rounds must be at least 1"),
         (lambda: models.itemknn(TRAIN, neighbours=0), "neighbours must be at least 1"),
         (lambda: models.ials(TRAIN, alpha=0.0), "alpha and l2 must be positive"),
         (lambda: rank.top_k_scores(Scorer(25, 18, whole), None, None, k=19), "k must be between 1 and the 18 items"),

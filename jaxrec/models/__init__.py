@@ -8,6 +8,7 @@ from jaxrec.models.lightgcn import lightgcn
 from jaxrec.models.mf import mf
 from jaxrec.models.neumf import neumf
 from jaxrec.models.popularity import most_popular
+from jaxrec.models.spectral import spectral
 from jaxrec.models.two_tower import two_tower
 from jaxrec.models.wrappers import normalize, unit
 
@@ -26,6 +27,7 @@ __all__ = [
     "pair_scores",
     "rows",
     "scorer",
+    "spectral",
     "two_tower",
     "unit",
 ]

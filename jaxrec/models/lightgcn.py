@@ -33,11 +33,16 @@ def normalized_graph(train: Interactions) -> Graph:
     >>> normalized_graph(Interactions([0, 0, 1], [0, 1, 1], 2, 3)).to_users.todense().round(3).tolist()
     [[0.7070000171661377, 0.5, 0.0], [0.0, 0.7070000171661377, 0.0]]
     """
+    return scaled_graph(train, 0.5, 0.5)
+
+
+def scaled_graph(train: Interactions, user_power: float, item_power: float) -> Graph:
+    """R_ui / (n_u^user_power n_i^item_power) for each training interaction, both ways."""
     from jax.experimental import sparse  # imports scipy.sparse, which most runs have no use for
 
-    length = lambda counts: np.sqrt(np.maximum(counts, 1))  # noqa: E731
+    length = lambda counts, power: np.maximum(counts, 1.0) ** power  # noqa: E731
     counts = train.to_scipy()
-    both = counts / length(train.user_counts)[:, None] / length(train.item_counts)[None, :]
+    both = counts / length(train.user_counts, user_power)[:, None] / length(train.item_counts, item_power)[None, :]
 
     def device(matrix: csr_array) -> sparse.BCSR:
         data, indices = jnp.asarray(matrix.data, jnp.float32), jnp.asarray(matrix.indices, jnp.int32)
