@@ -46,6 +46,7 @@ def learning(options: dict[str, Any]) -> Run:
             begun = time.perf_counter()
             tables = next(epochs, None)
             if tables is None:  # a closed form has one state only
+                number -= 1
                 break
             spent += time.perf_counter() - begun
             if spent >= due or spent >= options["budget"]:
