@@ -33,7 +33,7 @@ import jax
 import numpy as np
 
 from experiments import contestants
-from experiments.contestants import BASES, Backbone, Contestant
+from experiments.contestants import ARMS, BASES, Backbone, Contestant
 from jaxrec import baselines, metrics, models, tune
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
@@ -48,7 +48,7 @@ K = 20
 NDCG = f"ndcg@{K}"
 RULES = {"unbiased": None, "loss10": 0.1}
 COLUMNS = ("data", "backbone", "method", "seed", "test", "metric", "value")
-KEPT = tuple(f"{name}@{K}" for name in ("recall", "ndcg", "hit", "tail_recall", "arp", "coverage"))
+KEPT = tuple(f"{name}@{K}" for name in ("recall", "ndcg", "tail_recall", "arp", "coverage"))
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,25 @@ def run(contest: Contest, results: Path, work: Path) -> None:
     bases = [name for name in BASES if name in names]
     for name in bases + [name for name in names if name not in bases]:
         found = contestants.find(name, contest.backbone)
-        if _known(results, contest, name) is None:
-            begun = time.perf_counter()
+        known = _known(results, contest, name)
+        begun = time.perf_counter()
+        if known is None:
             line = _tune(contest, found, carved)
             line["seconds"] = round(time.perf_counter() - begun, 1)
             _append(results / "chosen.jsonl", [json.dumps(line)])
             print(f"{contest.data} {contest.backbone} {name}: tuned in {line['seconds']:.0f} s", flush=True)
-    pools = {name: (_known(results, contest, name) or {})["candidates"][name] for name in bases}
+        elif missing := _missing_arms(known, found):
+            _replace(results / "chosen.jsonl", known, _with_arms(contest, found, known, missing, carved))
+            spent = time.perf_counter() - begun
+            print(f"{contest.data} {contest.backbone} {name}: tried {', '.join(missing)} in {spent:.0f} s", flush=True)
+    lines = {name: _known(results, contest, name) for name in BASES}  # asked for or not
+    pools = {name: of["candidates"][name] for name, of in lines.items() if of}
     reference = best_plain({name: [Candidate(**c) for c in pool] for name, pool in pools.items()})
     done = _done(results / "rows.csv", contest)
     for name in names:
         begun = time.perf_counter()
-        tuned = _known(results, contest, name) or {}
-        made = _refit(contest, contestants.find(name, contest.backbone), tuned, reference, split, done, results, work)
+        chosen = _known(results, contest, name) or {}
+        made = _refit(contest, contestants.find(name, contest.backbone), chosen, reference, split, done, results, work)
         if made:
             spent = time.perf_counter() - begun
             print(f"{contest.data} {contest.backbone} {name}: tested in {spent:.0f} s", flush=True)
@@ -146,9 +152,7 @@ def _tune(contest: Contest, who: Contestant, carved: Split) -> dict[str, Any]:
     study = optuna.create_study(direction="maximize", sampler=sampler)
     if who.first:
         study.enqueue_trial(dict(who.first), skip_if_exists=False)
-    tables = models.most_popular(carved.train)
-    empty = ledgers.init(carved.train.num_users, carved.train.num_items, 1)
-    problem = selection.prepare(tables, empty, carved.train, carved.valid, k=K, max_users=contest.max_users)
+    problem = _problem(contest, carved)
     part = "natural" if who.kind == "base" else "unbiased"
     tried: list[Candidate] = []
     values: list[dict[str, Any]] = []
@@ -246,15 +250,47 @@ def _measure(found: Tables | Scorer, carved: Split, problem: selection.Problem) 
     return {part: {NDCG: summary[NDCG]} for part, summary in summaries.items()}
 
 
+def _missing_arms(line: Mapping[str, Any], who: Contestant) -> tuple[str, ...]:
+    """The adjustments that a base has not been tried with, since they came after it was tuned."""
+    return tuple(arm for arm in ARMS if who.kind == "base" and f"{who.name}+{arm}" not in line["candidates"])
+
+
+def _with_arms(
+    contest: Contest, who: Contestant, line: Mapping[str, Any], missing: tuple[str, ...], carved: Split
+) -> dict[str, Any]:
+    """The line of a base with candidates of the adjustments that are missing: what was chosen is trained again."""
+    plain = Candidate(**line["candidates"][who.name][0])
+    method = contestants.make(who.name, contest.backbone, carved.train, plain.options, epochs=contest.epochs)
+    state = baselines.fit_method(method, epochs=plain.epochs).state
+    problem = _problem(contest, carved)
+    pools = _try_arms(contest, who, plain.options, (method, state, plain.epochs), carved, problem, missing)
+    more = {name: [_plain(c) for c in front(pool)] for name, pool in pools.items()}
+    return {**line, "candidates": line["candidates"] | more}
+
+
+def _problem(contest: Contest, carved: Split) -> selection.Problem:
+    """The validation users and parts that all are compared on."""
+    tables = models.most_popular(carved.train)
+    empty = ledgers.init(carved.train.num_users, carved.train.num_items, 1)
+    return selection.prepare(tables, empty, carved.train, carved.valid, k=K, max_users=contest.max_users)
+
+
 def _try_arms(
-    contest: Contest, who: Contestant, options: dict[str, Any], state: Any, carved: Split, problem: selection.Problem
+    contest: Contest,
+    who: Contestant,
+    options: dict[str, Any],
+    state: Any,
+    carved: Split,
+    problem: selection.Problem,
+    wanted: tuple[str, ...] = ARMS,
 ) -> dict[str, list[Candidate]]:
-    """Candidates of every test-time adjustment of a base, under `base+arm`."""
+    """Candidates of test-time adjustments of a base, under `base+arm`."""
     method, best, epoch = state
     tables = models.embed(method.model, best.params)
     at = problem._replace(tables=tables, ledger=best.ledger)
     found = {}
-    for name, arm in contestants.arms(tables, best.ledger, carved.train, seed=0).items():
+    arms = contestants.arms(tables, best.ledger, carved.train, seed=0)
+    for name, arm in ((name, arms[name]) for name in wanted):
         budget = contest.points if len(arm.names) > 1 else max(contest.points // 4, 1)
         points = selection.frontier(at, arm, budget=budget)
         found[f"{who.name}+{name}"] = [Candidate(dict(options), epoch, p.strengths, p.metrics) for p in points]
@@ -347,6 +383,16 @@ def _append(path: Path, lines: Iterable[str], first: str | None = None) -> None:
         there = set(file.read().splitlines())
         head = f"{first}\n" if first is not None and not there else ""
         file.write(head + "".join(f"{line}\n" for line in lines if line not in there))
+
+
+def _replace(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Puts a line in the place of another one of the same file."""
+    with path.open("r+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lines = [json.dumps(new) if json.loads(text) == old else text for text in file.read().splitlines()]
+        file.seek(0)
+        file.truncate()
+        file.write("".join(f"{line}\n" for line in lines))
 
 
 def _done(path: Path, contest: Contest) -> set[tuple[str, int]]:

@@ -4,7 +4,8 @@
     paired                 ours against each, NDCG@20 by user (means over seeds), Student's t, Holm over the table
     trade-off              on validation: hypervolume of each method's front, and its unbiased NDCG at natural losses
 
-"Ours" is the adjusted base whose chosen candidate has the best unbiased NDCG on validation, so no test has a say in it.
+"Ours" is the base with one of our arms (`contestants.OURS`) whose chosen candidate has the best unbiased NDCG on
+validation, so no test has a say in it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.contest import NDCG, RULES, Candidate, best_plain, choose, label_of
-from experiments.contestants import BASES
+from experiments.contestants import BASES, OURS
 from jaxrec import metrics
 
 SHOWN = (NDCG, "recall@20", "tail_recall@20", "arp@20", "coverage@20")
 LOSSES = (0.01, 0.05, 0.1)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a row's name, without a rule, is a base with one of our arms."""
+    return "+" in name and name.split("+")[1] in OURS
 
 
 class Group(NamedTuple):
@@ -39,8 +45,8 @@ class Group(NamedTuple):
         return choose(self.pools[name], rule, self.reference)
 
     def ours(self, rule: str) -> str:
-        """The adjusted base that validation prefers under a rule."""
-        names = [n for n in self.pools if n.endswith("+adjusted")]
+        """The base with one of our arms that validation prefers under a rule."""
+        names = [n for n in self.pools if is_ours(n)]
 
         def value(name: str) -> tuple[bool, float]:
             found, kept = self.chosen(name, rule)
@@ -157,24 +163,26 @@ def hypervolume(front: Iterable[Candidate]) -> float:
 
 
 def gather(group: Group, results: Path, work: Path | None) -> dict[str, dict[str, np.ndarray]]:
-    """NDCG@20 by user, means over seeds: label -> test -> [N]; from `work`, and kept beside rows.csv for next time."""
+    """NDCG@20 by user, means over seeds: label -> test -> [N]. What is in `work` is kept beside rows.csv, next to what
+    earlier runs left there."""
     kept = results / "per_user" / f"{group.data}.{group.backbone}.npz"
+    found: dict[str, Any] = {}
+    if kept.exists():
+        with np.load(kept, allow_pickle=False) as stored:
+            found = {key: stored[key] for key in stored.files}
     folder = None if work is None else work / "per_user" / f"{group.data}.{group.backbone}"
     if folder is not None and folder.is_dir():
-        found: dict[str, Any] = {}
         for label, tests in group.rows.items():
             seeds = [np.load(path) for path in sorted(folder.glob(f"{label}.*.npz")) if path.name.count(".") == 2]
-            for test in tests:
-                found[f"{label}|{test}"] = np.mean([s[test] for s in seeds], axis=0).astype(np.float16)
+            for test, by_metric in tests.items():
+                if seeds and len(seeds) == len(by_metric[NDCG]):  # of all seeds
+                    found[f"{label}|{test}"] = np.mean([s[test] for s in seeds], axis=0).astype(np.float16)
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(kept, **found)
-    if not kept.exists():
-        return {}
     values: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    with np.load(kept, allow_pickle=False) as stored:
-        for key in stored.files:
-            label, test = key.split("|")
-            values[label][test] = stored[key].astype(np.float64)
+    for key, by_user in found.items():
+        label, test = key.split("|")
+        values[label][test] = by_user.astype(np.float64)
     return dict(values)
 
 
@@ -191,7 +199,7 @@ def page(results: Path, work: Path | None) -> str:
         "`ours − it` is the difference in NDCG@20 on the first test of the table, paired by user; p by Student's t, "
         "corrected by Holm's method over the table.",
         "## Where ours stands",
-        "Ours beside the best of all other methods that keep to the rule, adjusted bases left out.",
+        "Ours beside the best of all other methods that keep to the rule, our arms of other bases left out.",
         "\n".join(summary(groups, by_user)),
     ]
     for group, values in zip(groups, by_user, strict=True):
@@ -214,7 +222,7 @@ def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]
             others = [
                 label
                 for label in labels_of(group, rule)
-                if keeps(group, label, rule) and not label.split("@")[0].endswith("+adjusted")
+                if keeps(group, label, rule) and not is_ours(label.split("@")[0])
             ]
             if ours not in group.rows or not others:
                 continue

@@ -92,7 +92,8 @@ SOLVED: dict[str, tuple[Callable[..., Tables | Scorer], Space]] = {
     ),
 }
 
-ARMS = ("adjusted", "count_control", "tten", "pc", "tde", "ddc")
+OURS = ("adjusted", "exposure")
+ARMS = (*OURS, "count_control", "tten", "pc", "tde", "ddc")
 
 
 class Contestant(NamedTuple):
@@ -164,6 +165,7 @@ def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: i
     scalars = ddc.fit(tables, train, key=jax.random.key(seed), along=along)
     return {
         **selection.arms(tables, ledger, train, seed=seed),
+        "exposure": selection.exposure_arm(tables, ledger, seed=seed),
         "pc": pc.arm(train.item_counts),
         "tde": tde.arm(tables, ledger),
         "ddc": ddc.arm(scalars, along),

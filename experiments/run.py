@@ -83,6 +83,7 @@ def run(
     only: tuple[str, ...] = (),
     seeds: tuple[int, ...] | None = None,
     backbone: Literal["mf", "lightgcn"] | None = None,
+    methods: tuple[str, ...] = (),
 ) -> None:
     """Runs a study.
 
@@ -92,6 +93,7 @@ def run(
         only: Only jobs of these data sets.
         seeds: Only these seeds.
         backbone: Only jobs of this backbone.
+        methods: Only these contestants of a comparison.
     """
     if study not in STUDIES:
         raise SystemExit(f"no study {study!r}; there are {', '.join(STUDIES)}")
@@ -102,7 +104,8 @@ def run(
         if (only and job.data not in only) or (backbone is not None and job.backbone != backbone):
             continue
         if isinstance(job, Contest):
-            contest.run(replace(job, seeds=job.seeds if seeds is None else seeds), RESULTS, runs / study)
+            part = replace(job, seeds=job.seeds if seeds is None else seeds, methods=methods or job.methods)
+            contest.run(part, RESULTS, runs / study)
         else:
             _run_job(study, job, runs, seeds)
 

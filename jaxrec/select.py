@@ -292,6 +292,30 @@ def _gradient_arm(tables: Tables, ledger: GradientLedger, unit: float) -> Arm:
     return Arm(names[:number], (0,) * number, high[:number], adjust, change, folded)
 
 
+def exposure_arm(tables: Tables, ledger: GradientLedger, *, seed: int = 0) -> Arm:
+    """Takes off the logarithm of what the model itself recommended of each item, and adds what its own gradients say.
+
+    `exposure` offsets scores by the size of an item's push, which in a softmax model is Σ_u p(i|u): see
+    `transforms.adjustment.offset_by_gradient`. `pull` is that of the arm `adjusted`. As many strengths as the count
+    control has. Raises ValueError for a ledger of totals.
+    """
+    if ledger.items.pull.vector.ndim != 2:
+        raise ValueError("the exposure arm adds gradients by item; this ledger keeps totals only")
+    size = adj.log_relative(ledgers.magnitude(ledger.items, "push"))
+    shift = adj.equalized(ledger.items.pull, tables.item)
+
+    def adjust(s: Array) -> adj.Adjustment:
+        return adj.chain(adj.add_gradients(s[1]), adj.offset_by_gradient(s[0], by="push"))
+
+    def change(s: Array) -> adj.ScoreChange:
+        left = -jnp.ones((tables.user.shape[0], 1))
+        return adj.ScoreChange(jnp.ones_like(size), left, s[0] * size[:, None], s[1:])
+
+    folded = adj.widen(shift, tables.item.shape[1] + (tables.item_bias is not None))
+    high = (_top(score_spread(tables, seed=seed), size), 1.5)
+    return Arm(("exposure", "pull"), (0, 0), high, adjust, change, (folded,))
+
+
 def _top(unit: float, logs: Array) -> float:
     """The largest offset worth trying, where a standard deviation of it is twice the scores' own."""
     return 2.0 * unit / max(float(jnp.std(logs)), 1e-6)

@@ -103,6 +103,20 @@ def test_a_second_run_adds_nothing_and_a_torn_one_is_completed(small: tuple) -> 
     assert sorted(again) == sorted(whole.splitlines())  # trained again, the same figures
 
 
+def test_an_arm_that_came_later_is_tried_on_the_base_that_was_chosen(small: tuple) -> None:
+    job, folder = small
+    path = folder / "results" / "chosen.jsonl"
+    before = path.read_text(encoding="utf-8")
+    lines = [json.loads(text) for text in before.splitlines()]
+    lost = next(line for line in lines if line["method"] == "softmax")["candidates"].pop("softmax+exposure")
+    assert lost
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    contest.run(job, folder / "results", folder / "runs")
+    assert [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()] == [
+        json.loads(text) for text in before.splitlines()
+    ]
+
+
 def test_lines_that_another_process_wrote_are_not_written_again(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     contest._append(path, ["a,1", "b,2"], first="name,value")

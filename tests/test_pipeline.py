@@ -177,7 +177,7 @@ def test_points_measured_together_are_measured_as_one_by_one() -> None:
     split, tables, ledger = trained()
     problem = select.prepare(tables, ledger, split.train, split.valid, k=5, block=16)
     rng = np.random.default_rng(0)
-    for arm in select.arms(tables, ledger, split.train).values():
+    for arm in (*select.arms(tables, ledger, split.train).values(), select.exposure_arm(tables, ledger)):
         box = rng.uniform(arm.low, arm.high, (select.AT_ONCE[0] + 3, len(arm.low)))
         together = select.measure_many(problem, arm, box)
         assert len(together) == len(box)
@@ -188,10 +188,10 @@ def test_points_measured_together_are_measured_as_one_by_one() -> None:
         assert together[0] != together[1]
 
 
-@pytest.mark.parametrize("arm", ["adjusted", "count_control"])
+@pytest.mark.parametrize("arm", ["adjusted", "count_control", "exposure"])
 def test_an_arms_change_of_scores_is_what_its_tables_score(arm: str) -> None:
     split, tables, ledger = trained()
-    found = select.arms(tables, ledger, split.train)[arm]
+    found = (select.arms(tables, ledger, split.train) | {"exposure": select.exposure_arm(tables, ledger)})[arm]
     assert found.change is not None
     users = jnp.arange(80)
     plain = rank.masked_scores(tables, users, jnp.full((80, 1), 50))
