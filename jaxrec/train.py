@@ -182,8 +182,9 @@ def _divergence(losses: np.ndarray, epoch: int) -> str:
 def _again(epoch: Epoch, begin: Callable[[], TrainState], store: _Store | None, number: int) -> TrainState:
     """The state after epoch `number`, trained once more from the start or from the newest checkpoint."""
     state = begin()
-    if store is not None:
-        state, _, _ = store.restore(state, _Progress())
+    if store is not None and store.last is not None:
+        saved, _, _ = store.restore(state, _Progress())
+        state = saved if int(saved.epoch) == store.last else begin()  # not what another run left in the folder
     while int(state.epoch) < number:
         state, _ = epoch(state)
     return state
@@ -198,6 +199,7 @@ class _Store:
 
     def __init__(self, folder: Path, meta: dict[str, Any]):
         self.folder, self.meta = folder, meta
+        self.last: int | None = None  # the epoch that this run saved last, or went on from
 
     def save(self, state: TrainState, best: TrainState, known: _Progress) -> None:
         from jaxrec import checkpoint
@@ -205,6 +207,7 @@ class _Store:
         number = int(state.epoch)
         meta = {"run": self.meta, "progress": vars(known)}
         checkpoint.save(self.folder, number, {"state": state, "best": best}, meta=meta)
+        self.last = number
 
     def restore(self, state: TrainState, known: _Progress) -> tuple[TrainState, TrainState, _Progress]:
         from jaxrec import checkpoint
@@ -217,6 +220,8 @@ class _Store:
                 f"{self.folder} holds another run: wanted {self.meta}, found {found.meta['run']}; "
                 "resume with the settings it was started with, or choose another folder"
             )
+        if self.last is None:
+            self.last = found.step
         return found.state["state"], found.state["best"], _Progress(**found.meta["progress"])
 
 

@@ -105,10 +105,14 @@ def test_divergence_is_named_and_the_last_good_state_kept() -> None:
     np.testing.assert_array_equal(error.value.state.params["item"], bad.params["item"])  # as given, and still there
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_the_state_before_a_divergence_is_trained_again_to_the_same_bits(checkpointed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpointed", [False, True, "over another run's"])
+def test_the_state_before_a_divergence_is_trained_again_to_the_same_bits(
+    checkpointed: bool | str, tmp_path: Path
+) -> None:
     """The loss is made infinite in the third epoch; with checkpoints every two epochs the second one is read."""
     sampler, step = parts()
+    if isinstance(checkpointed, str):
+        fit(step, sampler, epochs=4, key=jax.random.key(1), checkpoint=tmp_path)
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
         state, info = step.update(state, batch)
