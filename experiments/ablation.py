@@ -151,6 +151,16 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def append(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Adds the rows of a setting at once, so that all of them are there or none."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
 def table(rows: list[dict[str, str]]) -> str:
     """For each data set and rule, adjustments down and ways of training across; the best of a column is bold."""
     values: dict[tuple[str, ...], list[float]] = {}
@@ -198,12 +208,7 @@ def main(data: tuple[str, ...] = DATA, seeds: tuple[int, ...] = SEEDS, training:
                 if any((r["data"], r["training"], r["seed"]) == (one, name, str(seed)) for r in rows):
                     continue
                 fresh = [row | {NDCG: f"{row[NDCG]:.6g}"} for row in measured(one, name, seed)]
-                new = not path.exists()
-                with path.open("a", newline="", encoding="utf-8") as file:  # a setting's rows at once, or none
-                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                    if new:
-                        writer.writeheader()
-                    writer.writerows(fresh)
+                append(path, COLUMNS, fresh)
                 print(one, name, seed, flush=True)
                 jax.clear_caches()
     (RESULTS / "ablation.md").write_text(table(read(path)), encoding="utf-8")

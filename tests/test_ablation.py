@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ablation
+from experiments import ablation, halves
 from jaxrec import frozen, select
 from jaxrec.data import Interactions
 from jaxrec.types import Tables
@@ -30,6 +32,36 @@ def test_parts_of_an_arm_are_the_whole_with_the_others_at_zero() -> None:
         assert whole.change is not None
         for found, wanted in zip(part.change(s), whole.change(full), strict=True):
             np.testing.assert_array_equal(found, wanted)
+
+
+def test_halves_share_no_user_and_leave_none_out() -> None:
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, 30, (200, 2)), axis=0)
+    train, valid = (Interactions(*part.T, 30, 30) for part in (pairs[::2], pairs[1::2]))
+    tables = Tables(*(jax.random.normal(jax.random.key(n), (30, 8)) for n in (0, 1)))
+    ledger = frozen.observe(tables, train, num_negatives=5, temperature=1.0)
+    whole = select.prepare(tables, ledger, train, {"unbiased": valid}, k=5)
+    judged = [
+        np.concatenate([(part >= 0).any(1) for (part,) in problem.relevant])
+        for problem in (whole, halves.half(whole, 0), halves.half(whole, 1))
+    ]
+    assert judged[1].any()
+    assert judged[2].any()
+    np.testing.assert_array_equal(judged[0], judged[1] ^ judged[2])
+    assert not (judged[1] & judged[2]).any()
+
+
+def test_rows_are_added_and_the_table_of_halves_marks_the_best(tmp_path: Path) -> None:
+    for seed, plain in ((0, 0.1), (1, 0.3)):
+        rows = [
+            {"data": "d", "seed": seed, "arm": arm, "rule": rule, "unbiased": plain + more, "natural kept": 0.9}
+            for rule in ("unbiased", "loss10")
+            for arm, more in (("a", 0.0), ("b", 0.1))
+        ]
+        ablation.append(tmp_path / "halves.csv", halves.COLUMNS, rows)
+    page = halves.table(ablation.read(tmp_path / "halves.csv"))
+    assert "| d (2) | a | 0.2000 ± 0.1414 | 0.900 | 0.2000 ± 0.1414 | 0.900 |" in page
+    assert "| d (2) | b | **0.3000 ± 0.1414** | 0.900 | **0.3000 ± 0.1414** | 0.900 |" in page
 
 
 def test_the_page_has_means_and_marks_the_best_of_each_column() -> None:
