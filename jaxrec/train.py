@@ -184,7 +184,8 @@ def _again(epoch: Epoch, begin: Callable[[], TrainState], store: _Store | None, 
     state = begin()
     if store is not None and store.last is not None:
         saved, _, _ = store.restore(state, _Progress())
-        state = saved if int(saved.epoch) == store.last else begin()  # not what another run left in the folder
+        if int(saved.epoch) == store.last:  # not what another run left in the folder
+            state = saved
     while int(state.epoch) < number:
         state, _ = epoch(state)
     return state
