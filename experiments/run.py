@@ -54,6 +54,11 @@ ON_GRAPHS = ("bpr", "softmax", "ips-cnsr", "macr", "dice", "pd", "pda", "ssm", "
 # take part on the two smallest sets.
 LINEAR = tuple(name for name in contestants.names("mf") if name not in ("invcf", "paac"))
 
+# Gowalla is ten times the size of the others: half of the trials, three seeds, and the methods that came next to the
+# first on the other sets, each kind of them at least once.
+ON_LARGE = ("bpr", "bpr-unit-users", "softmax", "popgo", "bc_loss", "logq", "ssm", "pda", "macr", "ips-cnsr")
+ON_LARGE += ("popular", "itemknn", "ials")
+
 STUDIES: dict[str, tuple[Job | Contest, ...]] = {
     "main": (
         Job("gowalla-lightgcn", **LARGE),
@@ -71,6 +76,7 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Contest("adressa-macr", methods=LINEAR),
         Contest("lastfm-both", methods=LINEAR),
         Contest("ml-100k", methods=LINEAR),
+        Contest("gowalla-both", methods=ON_LARGE, seeds=(0, 1, 2), trials=3),
         Contest("adressa-macr", "lightgcn", methods=ON_GRAPHS),
         Contest("ml-100k", "lightgcn", methods=ON_GRAPHS),
     ),
