@@ -40,6 +40,16 @@ class Group(NamedTuple):
     rows: dict[str, dict[str, dict[str, list[float]]]]  # label -> test -> metric -> values by seed
     pools: dict[str, list[Candidate]]  # row name without a rule -> front
     reference: float  # natural NDCG of the best plain base, on validation
+    lines: list[dict[str, Any]]  # of chosen.jsonl, one a contestant
+
+    def budget(self) -> str:
+        """How many took part, and what was tried for each."""
+        trials, points = max(len(one["trials"]) for one in self.lines), max(one["points"] for one in self.lines)
+        seeds = max(len(values) for tests in self.rows.values() for by in tests.values() for values in by.values())
+        return (
+            f"{len(self.lines)} contestants; for each at most {trials} settings, and {points} strengths for an "
+            f"adjustment of a base; {seeds} seeds."
+        )
 
     def chosen(self, name: str, rule: str) -> tuple[Candidate, bool]:
         return choose(self.pools[name], rule, self.reference)
@@ -63,8 +73,10 @@ def load(results: Path) -> list[Group]:
             at = rows[row["data"], row["backbone"]][row["method"]][row["test"]][row["metric"]]
             at[int(row["seed"])] = float(row["value"])
     pools: dict[Any, dict[str, list[Candidate]]] = defaultdict(dict)
+    lines: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for text in (results / "chosen.jsonl").read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
+        lines[line["data"], line["backbone"]].append(line)
         for name, front in line["candidates"].items():
             pools[line["data"], line["backbone"]][name] = [Candidate(**c) for c in front]
     groups = []
@@ -74,7 +86,7 @@ def load(results: Path) -> list[Group]:
             for label, tests in labels.items()
         }
         own = pools[data, backbone]
-        groups.append(Group(data, backbone, found, own, best_plain(own)))
+        groups.append(Group(data, backbone, found, own, best_plain(own), lines[data, backbone]))
     return groups
 
 
@@ -203,7 +215,7 @@ def page(results: Path, work: Path | None) -> str:
         "\n".join(summary(groups, by_user)),
     ]
     for group, values in zip(groups, by_user, strict=True):
-        parts.append(f"## {group.data}, {group.backbone}")
+        parts += [f"## {group.data}, {group.backbone}", group.budget()]
         for rule, loss in RULES.items():
             kind = "chosen by unbiased NDCG" if loss is None else "chosen by unbiased NDCG at 10 % natural loss"
             parts += [f"### {group.data}, {group.backbone}: {kind}", "\n".join(group_table(group, rule, values))]

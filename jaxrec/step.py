@@ -25,7 +25,7 @@ from jaxrec import ledger as ledgers
 from jaxrec.models.base import Model, Score, candidate_scores, pair_scores
 from jaxrec.objectives import Objective
 from jaxrec.optim import RowOptimizer
-from jaxrec.rows import take
+from jaxrec.rows import length, take
 from jaxrec.types import Array, Batch, Params
 
 
@@ -160,21 +160,21 @@ def observe_batch(
     For an inner product ‖∂ℓ/∂v_i‖ = |∂ℓ/∂s| ‖u‖, which gives the size of every event of a shared negative from one
     matrix-vector product. Negatives that `batch.where` leaves out are no events.
     """
-    length = jnp.linalg.norm(user, axis=-1)
+    by_user = length(user)
     shared = batch.negatives.ndim == 1
     present = jnp.ones_like(g.negative) if batch.where is None else batch.where.astype(g.negative.dtype)
     if shared:
-        push_size, push_count = length @ jnp.abs(g.negative), jnp.sum(present, axis=0)
+        push_size, push_count = by_user @ jnp.abs(g.negative), jnp.sum(present, axis=0)
     else:
-        push_size, push_count = (jnp.abs(g.negative) * length[:, None]).ravel(), present.ravel()
+        push_size, push_count = (jnp.abs(g.negative) * by_user[:, None]).ravel(), present.ravel()
     return ledgers.observe(
         ledger,
-        item_pull=ledgers.Events(batch.positives, rows.positive, jnp.abs(g.positive) * length),
+        item_pull=ledgers.Events(batch.positives, rows.positive, jnp.abs(g.positive) * by_user),
         item_push=ledgers.Events(
             batch.negatives.ravel(), rows.negative.reshape(-1, rows.negative.shape[-1]), push_size, push_count
         ),
-        user_pull=ledgers.Events(batch.users, rows.user_pull, jnp.linalg.norm(rows.user_pull, axis=-1)),
-        user_push=ledgers.Events(batch.users, rows.user_push, jnp.linalg.norm(rows.user_push, axis=-1)),
+        user_pull=ledgers.Events(batch.users, rows.user_pull, length(rows.user_pull)),
+        user_push=ledgers.Events(batch.users, rows.user_push, length(rows.user_push)),
         decay=decay,
     )
 
@@ -202,7 +202,7 @@ def observe_rows(
     ledger: ledgers.GradientLedger, batch: Batch, rows: RowGradients, *, decay: float = 1.0
 ) -> ledgers.GradientLedger:
     """Adds a batch's gradients by row, whose own lengths are the sizes; negatives' are [B, K, D], shared or not."""
-    size = RowGradients(*(jnp.linalg.norm(gradient, axis=-1) for gradient in rows))
+    size = RowGradients(*map(length, rows))
     present = jnp.ones_like(size.negative) if batch.where is None else batch.where.astype(size.negative.dtype)
     if batch.negatives.ndim == 1:
         by_negative, push_size, push_count = (jnp.sum(x, axis=0) for x in (rows.negative, size.negative, present))
