@@ -41,7 +41,7 @@ def compare(
     left = [name for name in suite.CASES if name not in names]
     notes = [f"data: {data}; {plan.repeats} turns each, alternating, after one to warm up; 2 threads; D = 64"]
     if quick:
-        notes.append("quick: fewer turns and shorter work, so expect noise")
+        notes.append("quick: fewer turns, shorter work and only rows with a target, so expect noise")
     if left:
         notes.append(f"not run: {', '.join(left)}")
     return {
@@ -66,7 +66,7 @@ def main(
 
     Args:
         only: Names of cases; all of them if none is given.
-        quick: Two minutes: fewer turns, and only the cases that are quick.
+        quick: Two minutes: fewer turns, the quick cases, and of their rows only those with a target.
         repeats: Turns of each contender (7; quick 3).
         data: A registered name, or tail:USERS,ITEMS,PAIRS,SEED; Gowalla, or a synthetic long tail of its size.
         out: Where to write the results as JSON.

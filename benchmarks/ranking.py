@@ -80,6 +80,6 @@ def grid(plan: Plan) -> list[Row]:
 
 CASES = {
     "ranking": Case(ranking, "full ranking against implicit", quick=True),
-    "evaluation": Case(evaluation, "every metric over ranking alone", quick=True),
+    "evaluation": Case(evaluation, "every metric over ranking alone"),
     "grid": Case(grid, "a grid of adjustments against one by one"),
 }
