@@ -131,7 +131,8 @@ def table(results: Path) -> list[str]:
         path = results / "references" / f"{name}.json"
         found = runs.read_json(path) if path.exists() else {}
         for key in sorted({*at, *(k for k in found if k.isdigit() or k in KEYS)}, key=lambda k: (len(k), k)):
-            cells = [name, f"epoch {key}" if key.isdigit() else KEYS[key]]
+            how = f": epoch {found['epochs']}, c {found['c']:.1f}" if key in found and "c" in found else ""
+            cells = [name, f"epoch {key}" if key.isdigit() else KEYS[key] + how]
             cells.append(" / ".join(f"{v:.4f}" for v in at[key]) if key in at else "")
             cells.append(" / ".join(f"{v:.4f}" for v in found[key]) if key in found else "not reached here")
             both = key in at and key in found
