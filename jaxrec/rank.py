@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 EIGHTH = 8
 GROUP = EIGHTH**2  # items per group in the two-stage top-k
-ROWS = 16  # a block's users are a multiple of this: products of other widths take kernels that round otherwise
+# A block's users are a multiple of the first: products of other widths take kernels that round otherwise, on CPUs with
+# AVX-512 all but multiples of 64. Catalogues of more than VAST items get the second, for the memory.
+ROWS, FEW, VAST = 64, 16, 1 << 20
 CELLS = 2_600_000  # scores of an automatic block: 10 MB, so that those of two threads stay in a usual last-level cache
 CHUNK = 1024  # users of one compiled call, which scans their blocks and so reuses the memory of one
 
@@ -281,11 +283,12 @@ def _as_list(
 
 
 def block_rows(block: int | None, wanted: int, num_items: int) -> int:
-    """A multiple of ROWS, so that the product takes the same kernel whatever the block."""
+    """A multiple of ROWS, so that the product takes the same kernel whatever the block; of FEW above VAST items."""
     if block is not None and block < 1:
         raise ValueError(f"block must be a positive number of users, got {block}")
     rows = min(min(max(1, CELLS // num_items), CHUNK) if block is None else block, max(wanted, 1))
-    rows = -(-rows // ROWS) * ROWS
+    unit = ROWS if num_items <= VAST else FEW
+    rows = -(-rows // unit) * unit
     threads = min(2, os.cpu_count() or 1)
     need, free = threads * 4 * 4 * rows * num_items, _free_memory()
     if free is not None and need > free:

@@ -224,8 +224,8 @@ def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metr
 
 
 def _divisor(block: int, most: int) -> int:
-    """The largest multiple of `rank.ROWS` that divides a block's users and is at most `most`: scores stay in cache."""
-    sizes = [n for n in range(rank.ROWS, block + 1, rank.ROWS) if block % n == 0]
+    """The largest multiple of `rank.FEW` that divides a block's users and is at most `most`: scores stay in cache."""
+    sizes = [n for n in range(rank.FEW, block + 1, rank.FEW) if block % n == 0]
     return max((n for n in sizes if n <= most), default=sizes[0])
 
 

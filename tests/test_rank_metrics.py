@@ -51,10 +51,12 @@ def test_two_stages_equal_one_with_many_ties() -> None:
     np.testing.assert_array_equal(values, wanted_values)
 
 
-def test_order_of_users_and_block_change_no_bit() -> None:
-    train, tables = random_interactions(), tables_of(1)
-    users = np.random.default_rng(0).permutation(30)
-    one, other = rank.top_k(tables, None, train, k=7), rank.top_k(tables, users, train, k=7, block=3)
+@pytest.mark.parametrize("width", [4, 65])
+@pytest.mark.parametrize(("number", "block"), [(30, 3), (200, 3), (200, 80), (200, 150)])
+def test_order_of_users_and_block_change_no_bit(number: int, block: int, width: int) -> None:
+    train, tables = random_interactions(users=number, items=90), tables_of(1, users=number, items=90, width=width)
+    users = np.random.default_rng(0).permutation(number)
+    one, other = rank.top_k(tables, None, train, k=7), rank.top_k(tables, users, train, k=7, block=block)
     np.testing.assert_array_equal(one.items[users], other.items)
     np.testing.assert_array_equal(one.scores[users], other.scores)
 
