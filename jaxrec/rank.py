@@ -145,7 +145,8 @@ def top_k(
     """The k best items of each user among those not in `exclude`: exact, equal scores to the smaller item id.
 
     Memory is bounded by block x items; `block` is a number of users (chosen if None; rounded up to a multiple of
-    16) and changes no bit of the result, nor does the order of `users` (None: all of them).
+    64) and changes no bit of the result, nor does the order of `users` (None: all of them). With more than 2^20 items
+    it is a multiple of 16, and on CPUs with AVX-512 a score's last bits may depend on it.
 
     Raises:
         ValueError: k outside 1..I, unknown users, tables that are not finite or do not fit each other.
