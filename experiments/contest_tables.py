@@ -175,8 +175,8 @@ def hypervolume(front: Iterable[Candidate]) -> float:
 
 
 def gather(group: Group, results: Path, work: Path | None) -> dict[str, dict[str, np.ndarray]]:
-    """NDCG@20 by user, means over seeds: label -> test -> [N]. What is in `work` is kept beside rows.csv, next to what
-    earlier runs left there."""
+    """NDCG@20 by user on the first test, means over seeds: label -> test -> [N]. What is in `work` is kept beside
+    rows.csv, next to what earlier runs left there."""
     kept = results / "per_user" / f"{group.data}.{group.backbone}.npz"
     found: dict[str, Any] = {}
     if kept.exists():
@@ -186,9 +186,9 @@ def gather(group: Group, results: Path, work: Path | None) -> dict[str, dict[str
     if folder is not None and folder.is_dir():
         for label, tests in group.rows.items():
             seeds = [np.load(path) for path in sorted(folder.glob(f"{label}.*.npz")) if path.name.count(".") == 2]
-            for test, by_metric in tests.items():
-                if seeds and len(seeds) == len(by_metric[NDCG]):  # of all seeds
-                    found[f"{label}|{test}"] = np.mean([s[test] for s in seeds], axis=0).astype(np.float16)
+            test = max(tests)  # the unbiased one where there are two, which is what is compared
+            if seeds and len(seeds) == len(tests[test][NDCG]):  # of all seeds
+                found[f"{label}|{test}"] = np.mean([s[test] for s in seeds], axis=0).astype(np.float16)
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(kept, **found)
     values: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
