@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec.rows import product
 from jaxrec.types import Array
 
 Weighting = Literal["uniform", "count", "ratio"]
@@ -181,7 +182,7 @@ def direction(side: Side, weighting: Weighting = "uniform", *, where: Array | No
             raise ValueError(f"weighting must be one of {sorted(weights)}, got {weighting!r}")
         weight = weights[weighting](side.pull.size)
         kept = weight if where is None else jnp.where(where, weight, 0.0)
-        total = kept @ side.pull.vector
+        total = product(kept, side.pull.vector)
     return total / jnp.maximum(jnp.linalg.norm(total), EPS)
 
 
@@ -193,7 +194,7 @@ def alignment(side: Side, rows: Array | None = None, d: Array | None = None) -> 
     """
     if rows is not None:
         d = direction(side) if d is None else d
-        return rows @ d / jnp.maximum(jnp.linalg.norm(rows, axis=-1) * jnp.linalg.norm(d), EPS)
+        return product(rows, d) / jnp.maximum(jnp.linalg.norm(rows, axis=-1) * jnp.linalg.norm(d), EPS)
     _want_vectors(side)
     pull, both = side.pull.vector, side.pull.vector + side.push.vector
     sizes = jnp.linalg.norm(pull, axis=-1) * jnp.linalg.norm(both, axis=-1)

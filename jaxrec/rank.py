@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.rows import product
 from jaxrec.types import Array, Scorer, Tables
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def masked_scores(tables: Tables, users: Array, excluded: Array) -> Array:
 
 def scores_by_item(tables: Tables, users: Array, excluded: Array) -> Array:
     """`masked_scores` the other way round, [I, b]: on a CPU a product of this shape is up to 1.8 times as quick."""
-    found = tables.item @ tables.user[users].T
+    found = product(tables.item, tables.user[users].T)
     if tables.item_bias is not None:
         strength = 1.0 if tables.bias_strength is None else tables.bias_strength[users][None, :]
         found = found + strength * tables.item_bias[:, None]

@@ -25,7 +25,7 @@ from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
 from jaxrec.names import nearest
-from jaxrec.rows import materialised
+from jaxrec.rows import materialised, product
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
 
@@ -158,7 +158,7 @@ def _score_chunk_changed(
 
     def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
         found = rank.scores_by_item(tables, users, excluded)
-        others = [rows @ tables.user[users].T for rows in shifts]
+        others = [product(rows, tables.user[users].T) for rows in shifts]
 
         def changed(change: tuple[Array, ...]) -> Array:
             # In a branch of their own, or XLA fuses the slices of this loop into the pass over scores.
@@ -277,14 +277,14 @@ def _gradient_arm(tables: Tables, ledger: GradientLedger, unit: float) -> Arm:
         shifts = (adj.equalized(ledger.items.pull, tables.item), adj.equalized(ledger.items.push, tables.item))
     names, high = ("direction", "magnitude", "pull", "push"), (2.5, _top(unit, size), 1.5, 0.8)
     number = 2 + len(shifts)
-    along_user, along_item = user @ d, jnp.stack([rows @ d for rows in (item, *shifts)], axis=1)
+    along_user, along_item = product(user, d), jnp.stack([product(rows, d) for rows in (item, *shifts)], axis=1)
 
     def adjust(s: Array) -> adj.Adjustment:
         add = adj.add_gradients(s[2], s[3]) if shifts else adj.identity()
         return adj.chain(add, adj.remove_direction(s[0]), adj.offset_by_gradient(s[1]))
 
     def change(s: Array) -> adj.ScoreChange:
-        along = along_item @ jnp.concatenate([jnp.ones(1), s[2:]])
+        along = product(along_item, jnp.concatenate([jnp.ones(1), s[2:]]))
         left = jnp.stack([-s[0] * along_user, -jnp.ones(len(user))], axis=1)
         return adj.ScoreChange(jnp.ones_like(size), left, jnp.stack([along, s[1] * size], axis=1), s[2:])
 

@@ -364,6 +364,7 @@ def _make(
     def heads(user: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
         return model.user_head(user), model.item_head(positive), model.item_head(negative)
 
+    @jax.default_matmul_precision("highest")  # float32 on accelerators, too, as on CPUs
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
         raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
         scored, pull_to_raw = jax.vjp(heads, *raw)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxrec import ledger as ledgers
 from jaxrec.ledger import GradientLedger, Role, Weighting
 from jaxrec.models.wrappers import unit
+from jaxrec.rows import product
 from jaxrec.types import Array, Tables
 
 Adjustment = Callable[[Tables, GradientLedger], Tables]
@@ -128,7 +129,7 @@ def personal(strength: Strength, spread: Strength, z: Array) -> Array:
 
 def remove_along(tables: Tables, d: Array, strength: Strength) -> Tables:
     """u ← u − α⟨u, d⟩d for a unit d [D], so that s_ui loses α⟨u, d⟩⟨v_i, d⟩; α [] or [U]."""
-    return tables._replace(user=tables.user - (strength * (tables.user @ d))[:, None] * d[None, :])
+    return tables._replace(user=tables.user - (strength * product(tables.user, d))[:, None] * d[None, :])
 
 
 def remove_direction(
