@@ -13,7 +13,7 @@ from test_gradients import OBJECTIVES, batch_of, total_loss
 
 from jaxrec import metrics, models, objectives, optim, rank, samplers, testing
 from jaxrec.data import Interactions
-from jaxrec.models.lightgcn import normalized_graph, propagate
+from jaxrec.models.lightgcn import bcsr, entries, normalized_graph, propagate
 from jaxrec.step import make_step
 from jaxrec.train import fit, make_epoch
 
@@ -49,6 +49,15 @@ def test_propagation_is_scipys(train: Interactions, layers: int) -> None:
     np.testing.assert_allclose(np.concatenate([user, item]), smoothed(train, rows, layers), rtol=1e-5, atol=1e-6)
     assert np.all(np.isfinite(user))
     assert np.all(np.isfinite(item))
+
+
+@pytest.mark.parametrize("train", [random_interactions(), ISOLATED], ids=["random", "isolated"])
+def test_both_ways_to_multiply_are_scipys(train: Interactions) -> None:
+    matrix = sp.csr_array(train.to_scipy().multiply(np.arange(1.0, train.num_items + 1)[None, :]))
+    table = np.random.default_rng(0).normal(size=(train.num_items, 5)).astype(np.float32)
+    for put in (bcsr, entries):
+        found = jax.jit(lambda table, m: m @ table)(table, put(matrix))
+        np.testing.assert_allclose(found, matrix @ table, rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_without_interactions_keeps_its_share_of_itself() -> None:
