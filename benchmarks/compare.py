@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tyro
 from benchmarks import inputs, machine, report, suite
 from benchmarks.contest import Contender, once
 from benchmarks.plan import Plan
+from benchmarks.worker import THREADS, accelerator
 
 
 def compare(
@@ -22,36 +24,39 @@ def compare(
     repeats: int | None = None,
     data: str | None = None,
     figures: Path | None = None,
+    after: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> dict[str, Any]:
     """Runs the cases and returns `{"machine", "versions", "rows", "cases", "notes", "seconds"}`.
 
     figures: the folder that pictures are written to, if any.
+    after: is given what there is after each case, so that a run that is cut off leaves what it has.
     """
     names = suite.choose(only, quick=quick)
     data = data or inputs.available()
     begun = time.perf_counter()
     limits = {} if quick and only else once(Contender("benchmarks.machine:limits"))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    machines = machine.describe() | {"limits": limits}
+
+    def so_far(done: Sequence[str]) -> dict[str, Any]:
+        notes = [f"data: {data}; {plan.repeats} turns each, alternating, after one to warm up; {where}; D = 64"]
+        if quick:
+            notes.append("quick: fewer turns, shorter work and only rows with a target, so expect noise")
+        if left := [name for name in suite.CASES if name not in done]:
+            notes.append(f"not run: {', '.join(left)}")
+        seconds = round(time.perf_counter() - begun, 1)
+        parts = {"rows": rows, "cases": list(done), "notes": notes, "seconds": seconds}
+        return {"machine": machines, "versions": machine.versions(), **parts}
+
+    where = "on the device below" if accelerator() else f"{THREADS} threads"
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(data, Path(folder), repeats or (3 if quick else 7), quick, limits, figures=figures)
-        for name in names:
+        for n, name in enumerate(names):
             started = time.perf_counter()
             rows += suite.run(name, plan)
             print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    left = [name for name in suite.CASES if name not in names]
-    notes = [f"data: {data}; {plan.repeats} turns each, alternating, after one to warm up; 2 threads; D = 64"]
-    if quick:
-        notes.append("quick: fewer turns, shorter work and only rows with a target, so expect noise")
-    if left:
-        notes.append(f"not run: {', '.join(left)}")
-    return {
-        "machine": machine.describe() | {"limits": limits},
-        "versions": machine.versions(),
-        "rows": rows,
-        "cases": names,
-        "notes": notes,
-        "seconds": round(time.perf_counter() - begun, 1),
-    }
+            after(so_far(names[: n + 1]))
+    return so_far(names)
 
 
 def main(
@@ -72,20 +77,23 @@ def main(
         out: Where to write the results as JSON.
         page: Where to write them as Markdown; pictures go beside it.
     """
+
+    def keep(results: dict[str, Any]) -> None:
+        if out is not None:
+            report.save(out, results)
+        if page is not None:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(report.markdown(results))
+
     try:
         figures = next((file.parent for file in (page, out) if file is not None), None)
-        results = compare(only, quick=quick, repeats=repeats, data=data, figures=figures)
+        results = compare(only, quick=quick, repeats=repeats, data=data, figures=figures, after=keep)
     except ValueError as problem:
         print(problem, file=sys.stderr)
         return 2
     report.show(results["rows"])
     for note in results["notes"]:
         print(note)
-    if out is not None:
-        report.save(out, results)
-    if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(report.markdown(results))
     return int(any(found.get("failed") for found in results["rows"]))
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from benchmarks import timing
 from benchmarks.rows import Absent
-from benchmarks.worker import THREADS, Reading
+from benchmarks.worker import THREADS, Reading, accelerator
 
 ROOT = Path(__file__).resolve().parents[1]
 REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they choose older kernels, which slows numpy's products
@@ -39,11 +39,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with the threads of every pool set, and settings that slow numpy left out."""
     kept = {name: value for name, value in os.environ.items() if name not in REMOVED}
     path = os.pathsep.join(part for part in (str(ROOT), kept.get("PYTHONPATH")) if part)
-    return kept | dict.fromkeys(POOLS, str(THREADS)) | {"PYTHONPATH": path} | dict(extra or {})
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if accelerator() else {}  # contenders share the device's memory
+    return kept | dict.fromkeys(POOLS, str(THREADS)) | shared | {"PYTHONPATH": path} | dict(extra or {})
 
 
 class Process:
-    """A contender's process, warm and waiting for its turn. `Absent` where what it wants is not installed."""
+    """A contender's process; once `ready` and warm it waits for its turns."""
 
     def __init__(self, contender: Contender, *, patience: float = PATIENCE):
         command = [sys.executable, "-m", "benchmarks.worker", contender.call, json.dumps(dict(contender.options))]
@@ -57,20 +58,27 @@ class Process:
             text=True,
             env=environment(contender.environment),
         )
-        try:
-            if reason := self._answer().get("absent"):
-                raise Absent(reason)
-        except BaseException:
-            self.end()
-            raise
 
-    def turn(self) -> Reading:
-        """One reading. RuntimeError where the process ended, or did not answer within `patience` seconds."""
+    def ready(self) -> None:
+        """Waits until everything is prepared. `Absent` where what it wants is not installed."""
+        if reason := self._answer().get("absent"):
+            raise Absent(reason)
+
+    def go(self) -> None:
+        """Asks for a reading."""
         assert self._child.stdin is not None
         self._child.stdin.write("go\n")
         self._child.stdin.flush()
-        reading: Reading = self._answer()["reading"]
-        return reading
+
+    def reading(self) -> Reading:
+        """What was asked for. RuntimeError where the process ended, or did not answer within `patience` seconds."""
+        found: Reading = self._answer()["reading"]
+        return found
+
+    def turn(self) -> Reading:
+        """Asks for a reading and waits for it."""
+        self.go()
+        return self.reading()
 
     def _answer(self) -> dict[str, Any]:
         assert self._child.stdout is not None
@@ -105,7 +113,8 @@ class Outcome(NamedTuple):
 def contest(
     contenders: Sequence[Contender], *, repeats: int, warm: int = 1, patience: float = PATIENCE
 ) -> list[Outcome]:
-    """`warm` turns that are thrown away, then `repeats` turns of each, one after the other.
+    """All prepare and warm up side by side, by `warm` turns that are thrown away; then each has `repeats` turns, one
+    contender after the other.
 
     One that is absent or fails has no readings and a reason; the others go on.
     """
@@ -121,15 +130,19 @@ def contest(
                 running.pop(n).end()
             return None
 
+    def each(action: Callable[[Process], Any]) -> dict[int, Any]:
+        return {n: attempt(n, lambda p=process: action(p)) for n, process in list(running.items())}  # type: ignore[misc]
+
     try:
         for n, contender in enumerate(contenders):
-            process = attempt(n, lambda c=contender: Process(c, patience=patience))  # type: ignore[misc]
-            if process is not None:
-                running[n] = process
-        for turn in range(warm + repeats):
-            for n, process in list(running.items()):
-                reading = attempt(n, process.turn)
-                if reading is not None and turn >= warm:
+            running[n] = Process(contender, patience=patience)
+        each(Process.ready)
+        for _ in range(warm):
+            each(Process.go)
+            each(Process.reading)
+        for _ in range(repeats):
+            for n, reading in each(Process.turn).items():
+                if reading is not None:
                     outcomes[n].readings.append(reading)
     finally:
         for process in running.values():
@@ -141,6 +154,7 @@ def once(contender: Contender, *, patience: float = PATIENCE) -> Reading:
     """The first reading of a contender, cold."""
     process = Process(contender, patience=patience)
     try:
+        process.ready()
         return process.turn()
     finally:
         process.end()

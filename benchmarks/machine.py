@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.timing import fastest
-from benchmarks.worker import THREADS, Reading, Run
+from benchmarks.worker import THREADS, Reading, Run, accelerator
 
 PACKAGES = (
     *("jaxrec", "jax", "jaxlib", "numpy", "scipy", "optax"),
@@ -77,9 +77,21 @@ def _memory() -> int:
 
 
 def limits(options: dict[str, Any]) -> Run:
-    """A contender whose reading is this machine's limits: GB/s of copies and gathers, GFLOP/s of products."""
+    """A contender whose reading is this machine's limits: GB/s of copies and gathers, GFLOP/s of products.
+
+    Those of the accelerator where there is one: there all is float32, and rates of small shapes, which are those of
+    starting a program, are left out.
+    """
 
     def run() -> Reading:
+        if accelerator():
+            return {
+                "device": _device(),
+                "copy, GB/s": _device_copy(),
+                f"gather of rows from {SMALL:,} x {ROW}, GB/s": _device_gather(SMALL),
+                f"gather of rows from {BIG:,} x {ROW}, GB/s": _device_gather(BIG),
+                "sgemm best, GFLOP/s": _sgemm("jax", LARGE, LARGE, LARGE),
+            }
         rates = {
             f"sgemm {name} {'x'.join(map(str, shape))}, GFLOP/s": _sgemm(name, *shape)
             for name in ("jax", "numpy")
@@ -97,10 +109,11 @@ def limits(options: dict[str, Any]) -> Run:
 
 
 def sgemm(options: dict[str, Any]) -> Run:
-    """A contender whose reading is the best rate of a large product on both threads, by jax or numpy, in GFLOP/s."""
+    """A contender whose reading is the best rate of a large product, by jax or numpy on both threads, in GFLOP/s."""
 
     def run() -> Reading:
-        found = {name: _sgemm(name, LARGE, LARGE, LARGE, repeats=2) for name in ("jax", "numpy")}
+        names = ("jax",) if accelerator() else ("jax", "numpy")
+        found = {name: _sgemm(name, LARGE, LARGE, LARGE, repeats=2) for name in names}
         step = {name: _sgemm(name, *STEP, repeats=20) for name in found}
         return {"rate": max(found.values()), "step_rate": max(step.values()), "large": found, "step": step}
 
@@ -133,6 +146,25 @@ def _gather(rows: int, wanted: int = 400_000) -> float:
         return wanted * ROW * 4 / fastest(lambda: list(pool.map(take, range(THREADS)))) / GIGA
 
 
+def _device_copy(size: int = 2**30) -> float:
+    """GB/s read and written by the accelerator."""
+    import jax
+    import jax.numpy as jnp
+
+    source, add = jnp.zeros(size // 4), jax.jit(lambda x: x + 1.0)
+    return 2 * size / fastest(lambda: jax.block_until_ready(add(source))) / GIGA
+
+
+def _device_gather(rows: int, wanted: int = 4_000_000) -> float:
+    """GB/s of rows read at random from a table by the accelerator; what is written is not counted."""
+    import jax
+    import jax.numpy as jnp
+
+    table, ids = jnp.ones((rows, ROW)), jnp.asarray(np.random.default_rng(0).integers(0, rows, wanted), jnp.int32)
+    take = jax.jit(lambda table, ids: table[ids])
+    return wanted * ROW * 4 / fastest(lambda: jax.block_until_ready(take(table, ids))) / GIGA
+
+
 def _sgemm(library: str, m: int, k: int, n: int, *, repeats: int = 5) -> float:
     """GFLOP/s of [m, k] @ [k, n] in float32."""
     rng = np.random.default_rng(0)
@@ -147,6 +179,6 @@ def _product(library: str, a: np.ndarray, b: np.ndarray) -> Callable[[], Any]:
         return lambda: np.matmul(a, b, out=out)
     import jax
 
-    multiply = jax.jit(lambda x, y: x @ y)
+    multiply = jax.jit(lambda x, y: jax.numpy.matmul(x, y, precision=jax.lax.Precision.HIGHEST))
     left, right = jax.device_put(a), jax.device_put(b)
     return lambda: jax.block_until_ready(multiply(left, right))

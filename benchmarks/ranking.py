@@ -38,7 +38,13 @@ def ranking(plan: Plan) -> list[Row]:
     rows = race(plan, "implicit recommend", [side], [theirs], "users/s", share=share)
     if rows[0]["ratio"] is not None:
         rows[0]["lists that agree"] = agreement(*lists)
-    return rows
+    if plan.quick:
+        return rows
+    torch = peers.contender("torch_:ranking", **given, lists=lists[1])
+    found = race(plan, "PyTorch, scores and topk", [side._replace(target=None)], [torch], "users/s", share=share)
+    if found[0]["ratio"] is not None:
+        found[0]["lists that agree"] = agreement(*lists)
+    return rows + found
 
 
 def agreement(ours: str | Path, theirs: str | Path) -> float:

@@ -10,6 +10,7 @@ from benchmarks.ours import BATCH, WIDTH
 from benchmarks.plan import Case, Plan, Share, Side, no_row, overheads, race
 from benchmarks.rows import Row, row
 from benchmarks.timing import middle
+from benchmarks.worker import accelerator
 
 OURS = "benchmarks.ours:training"
 TRIPLET_BYTES = 6 * WIDTH * 4  # three rows, read and written
@@ -69,7 +70,7 @@ def lenskit(plan: Plan) -> list[Row]:
 
 def lightgcn(plan: Plan) -> list[Row]:
     """A step of 3 layers and dense Adam on both sides; the ledger is off in the first row."""
-    few = 2 if plan.quick else 6
+    few = 60 if accelerator() else 2 if plan.quick else 6
     ours = [
         Side(f"LightGCN step, ledger {kind}", _ours(plan, "lightgcn", ledger=kind, steps=4 * few), target)
         for kind, target in (("off", 8.0), ("vectors", None))
@@ -80,7 +81,7 @@ def lightgcn(plan: Plan) -> list[Row]:
 
 def softmax(plan: Plan) -> list[Row]:
     """GFLOP/s of the three products of a step, against the best rate of a large product taken in turn."""
-    steps = 12 if plan.quick else 40
+    steps = 400 if accelerator() else 12 if plan.quick else 40
     sides = [
         ("ledger off, negatives unchecked", 0.6, {"reject": False}, "off"),
         ("ledger on, negatives unchecked", None, {"reject": False}, "vectors"),
@@ -112,7 +113,7 @@ LEDGERS = (("ledger of vectors", "vectors", 1.15), ("ledger of totals", "totals"
 
 def ledger(plan: Plan) -> list[Row]:
     """A step with the ledger over the same step without."""
-    steps = (400, 400, 40)
+    steps = (400, 400, 400 if accelerator() else 40)
     kinds: list[tuple[str, dict[str, Any]]] = [
         ("BPR step, sgd", {"parts": "bpr", "optimizer": "sgd"}),
         ("BPR step, paper-mf", {"parts": "preset", "preset": "paper-mf"}),

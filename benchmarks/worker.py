@@ -29,14 +29,26 @@ def need(module: str, how: str = "pip install -e '.[bench]'") -> Any:
         raise Absent(f"{module} is not installed ({problem}): {how}") from None
 
 
+def accelerator() -> bool:
+    """Whether this machine has a GPU or TPU that jax may use; told without starting jax."""
+    allowed = os.environ.get("JAX_PLATFORMS", "") != "cpu"
+    return allowed and any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/accel0"))
+
+
 def pin(threads: int = THREADS) -> None:
-    """Keeps this process, and every pool of threads it will start, on so many cores."""
-    if hasattr(os, "sched_setaffinity"):
+    """Keeps this process, and every pool of threads it will start, on so many cores; not where those only feed a
+    device."""
+    if hasattr(os, "sched_setaffinity") and not accelerator():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def bound_memory(share: float = 0.8) -> None:
-    """Lets this process fail, rather than the machine, where it asks for more than a share of the memory."""
+    """Lets this process fail, rather than the machine, where it asks for more than a share of the memory.
+
+    Not with an accelerator, whose driver reserves addresses far beyond the memory.
+    """
+    if accelerator():
+        return
     try:
         import resource
 
