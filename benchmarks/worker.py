@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, TextIO
 
 THREADS = 2
+DEVICES = ("/dev/nvidiactl", "/dev/accel0")  # of a GPU, of a TPU
 Reading = dict[str, Any]
 Run = Callable[[], Reading]
 
@@ -32,7 +33,7 @@ def need(module: str, how: str = "pip install -e '.[bench]'") -> Any:
 def accelerator() -> bool:
     """Whether this machine has a GPU or TPU that jax may use; told without starting jax."""
     allowed = os.environ.get("JAX_PLATFORMS", "") != "cpu"
-    return allowed and any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/accel0"))
+    return allowed and any(os.path.exists(device) for device in DEVICES)
 
 
 def pin(threads: int = THREADS) -> None:

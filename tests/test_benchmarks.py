@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compare, contest, inputs, memory, ours, quality, ranking, report, rows, scaling, suite
+from benchmarks import compare, contest, inputs, memory, ours, quality, ranking, report, rows, scaling, suite, worker
 from benchmarks.contest import Contender
 from benchmarks.plan import Case, Plan, Share, Side, overheads, race
 
@@ -108,6 +108,33 @@ def test_results_keep_their_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "| work | peer |" in page.read_text()
     assert "no disk" in page.read_text()
     assert compare.main(only=("on",), data=TINY) == 2
+
+
+def test_what_there_is_is_kept_after_each_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(plan: Plan) -> list[rows.Row]:
+        side = Side("work", fake("counter", seconds=1.0))
+        return race(plan, "peer", [side], [fake("counter", seconds=2.0)], "work/s")
+
+    def cut_off(plan: Plan) -> list[rows.Row]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "CASES", {"first": Case(first, "first"), "second": Case(cut_off, "second")})
+    out = tmp_path / "out.json"
+    with pytest.raises(KeyboardInterrupt):
+        compare.main(only=("first", "second"), data=TINY, out=out)
+    found = json.loads(out.read_text())
+    assert (found["cases"], len(found["rows"])) == (["first"], 1)
+    assert "not run: second" in found["notes"]
+
+
+@pytest.mark.parametrize(("allowed", "device", "wanted"), [("", True, True), ("cpu", True, False), ("", False, False)])
+def test_contenders_share_an_accelerator_where_there_is_one(
+    allowed: str, device: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", allowed)
+    monkeypatch.setattr(worker, "DEVICES", (__file__ if device else "/dev/no such device",))
+    assert worker.accelerator() is wanted
+    assert ("XLA_PYTHON_CLIENT_PREALLOCATE" in contest.environment()) is wanted
 
 
 def test_quick_names_what_it_leaves_out() -> None:

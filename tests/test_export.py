@@ -1,4 +1,4 @@
-"""The train step, the ranking and the adjustment lower for machines that are not here."""
+"""The train step, the ranking and the adjustment lower for machines that are not here, with products in float32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from conftest import random_interactions
 
 from jaxrec import ledger as ledgers
 from jaxrec import models, objectives, optim, rank, samplers
-from jaxrec.step import make_step
+from jaxrec.step import Observation, make_step
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Tables
 
@@ -35,15 +35,38 @@ def test_the_step_with_its_sampler_lowers_everywhere(optimizer: optim.RowOptimiz
     assert found.out_avals[0].shape == (20, 8)
 
 
-def test_ranking_and_adjustment_lower_everywhere() -> None:
+def adjusted_lists(tables: Tables, ledger: ledgers.GradientLedger) -> jax.Array:
     adjust = adj.chain(adj.remove_direction(0.5, spread=0.2), adj.offset_by_gradient(0.3, by="push"))
+    return rank.rank_block(adjust(tables, ledger), jnp.arange(8), jnp.full((8, 3), 20), 5)[0]
 
-    def run(tables: Tables, ledger: ledgers.GradientLedger) -> jax.Array:
-        users, excluded = jnp.arange(8), jnp.full((8, 3), 20)
-        return rank.rank_block(adjust(tables, ledger), users, excluded, 5)[0]
 
-    found = jax.export.export(jax.jit(run), platforms=PLATFORMS)(TABLES, ledgers.init(30, 20, 8))
+def test_ranking_and_adjustment_lower_everywhere() -> None:
+    found = jax.export.export(jax.jit(adjusted_lists), platforms=PLATFORMS)(TABLES, ledgers.init(30, 20, 8))
     assert found.platforms == PLATFORMS
     assert found.out_avals[0].shape == (8, 5)
     same = found.call(TABLES, ledgers.init(30, 20, 8))
-    assert same.tolist() == run(TABLES, ledgers.init(30, 20, 8)).tolist()
+    assert same.tolist() == adjusted_lists(TABLES, ledgers.init(30, 20, 8)).tolist()
+
+
+def precisions(program: str) -> list[str]:
+    """What each product of a lowered program asks for."""
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    return [line.partition("precision = [")[2].partition("]")[0] for line in products]
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_every_product_of_a_step_is_one_of_float32(observed: bool) -> None:
+    train = random_interactions()
+    model = models.normalize(models.mf(30, 20, 8), temperature=0.1)
+    sampler = samplers.sampler(train, batch_size=16, num_negatives=4, shared=True)
+    step = make_step(model, objectives.softmax(), optim.row_sgd(0.1), observation=Observation() if observed else None)
+    state, batch = step.init(jax.random.key(0)), sampler.draw(sampler.data, jax.random.key(1), jnp.int32(0))
+    found = precisions(jax.jit(step.update).lower(state, batch).as_text())
+    assert len(found) >= 3  # scores, and the gradients of both factors
+    assert set(found) == {"HIGHEST, HIGHEST"}
+
+
+def test_every_product_of_a_ranking_is_one_of_float32() -> None:
+    found = precisions(jax.jit(adjusted_lists).lower(TABLES, ledgers.init(30, 20, 8)).as_text())
+    assert len(found) >= 2  # scores, and users along the direction
+    assert set(found) == {"HIGHEST, HIGHEST"}
