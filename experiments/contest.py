@@ -8,7 +8,8 @@ For each data set, backbone and contestant (`experiments.contestants`):
    A base's best state (by natural NDCG) has each test-time adjustment tried on it, `points` strengths each.
 2. Two candidates are chosen: `unbiased`, the best unbiased NDCG; `loss10`, the best unbiased NDCG among those that keep
    90 % of the natural NDCG of the best plain base on that data and backbone (where none does, the one that keeps most).
-   A plain base is chosen by natural NDCG.
+   A plain base is chosen by natural NDCG. For the adjustments of the strongest base there are also `loss2`, `loss5`
+   and `loss20`, of which only NDCG is kept: `experiments.equal` compares methods at equal natural accuracy.
 3. Each is trained again on all training interactions, with seeds 0, 1, ...; each test is ranked once.
 
     results/rows.csv       data,backbone,method,seed,test,metric,value; `METHOD@loss10` is the second choice
@@ -46,7 +47,10 @@ from jaxrec.types import Scorer, Tables
 
 K = 20
 NDCG = f"ndcg@{K}"
-RULES = {"unbiased": None, "loss10": 0.1}
+RULES: dict[str, float | None] = {"unbiased": None, "loss10": 0.1}
+FINE: dict[str, float | None] = {"loss2": 0.02, "loss5": 0.05, "loss20": 0.2}  # for the adjustments of FINE_BASE
+FINE_BASE = "softmax"
+LOSSES = RULES | FINE
 COLUMNS = ("data", "backbone", "method", "seed", "test", "metric", "value")
 KEPT = tuple(f"{name}@{K}" for name in ("recall", "ndcg", "tail_recall", "arp", "coverage"))
 
@@ -124,7 +128,7 @@ def label_of(name: str, rule: str) -> str:
 
 def choose(candidates: Iterable[Candidate], rule: str, reference: float) -> tuple[Candidate, bool]:
     """The candidate that a rule prefers, and whether it keeps to the rule's natural loss."""
-    tried, loss = list(candidates), RULES[rule]
+    tried, loss = list(candidates), LOSSES[rule]
     if loss is None:
         return max(tried, key=lambda c: c.value("unbiased")), True
     kept = [c for c in tried if c.value("natural") >= (1 - loss) * reference]
@@ -310,7 +314,7 @@ def _refit(
     """Trains what was chosen on all training interactions, and writes its rows; False where all are there."""
     wanted: dict[str, Candidate] = {}
     for name, pool in line["candidates"].items():
-        for rule in RULES:
+        for rule in LOSSES if name.startswith(f"{FINE_BASE}+") else RULES:
             if rule == "unbiased" or name not in BASES:
                 wanted[label_of(name, rule)], _ = choose([Candidate(**c) for c in pool], rule, reference)
     made = False
@@ -360,11 +364,12 @@ def _write(
     users = np.flatnonzero(np.sum([t.user_counts for t in split.tests.values()], axis=0) > 0)
     ranking = baselines.top_k(ranked, users, split.train, k=K)
     rows: list[str] = []
+    kept = (NDCG,) if label.rpartition("@")[2] in FINE else KEPT
     by_user: dict[str, Any] = {}
     for test, part in split.tests.items():
         found = metrics.evaluate(ranking, part, split.train, ks=[K])
         by_user |= {test: found.per_user[NDCG].astype(np.float32), f"{test}.users": found.users}
-        for metric in KEPT:
+        for metric in kept:
             if metric in found.summary:
                 value = f"{found.summary[metric]:.6g}"
                 rows.append(",".join((contest.data, contest.backbone, label, str(seed), test, metric, value)))

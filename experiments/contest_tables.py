@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.contest import NDCG, RULES, Candidate, best_plain, choose, label_of
+from experiments.contest import LOSSES, NDCG, RULES, Candidate, best_plain, choose, label_of
 from experiments.contestants import BASES, OURS
 from jaxrec import metrics
 
+TRADED = (0.01, 0.05, 0.1)  # natural losses of the trade-off
 SHOWN = (NDCG, "recall@20", "tail_recall@20", "arp@20", "coverage@20")
-LOSSES = (0.01, 0.05, 0.1)
 
 
 def is_ours(name: str) -> bool:
@@ -99,7 +99,7 @@ def labels_of(group: Group, rule: str) -> list[str]:
 
 def keeps(group: Group, label: str, rule: str) -> bool:
     """Whether a row keeps to its rule's natural loss, on validation; always where the rule has none."""
-    if RULES[rule] is None:
+    if LOSSES[rule] is None:
         return True
     return group.chosen(label.split("@")[0], rule)[1]
 
@@ -145,13 +145,13 @@ def pairs(
 
 def tradeoff_table(group: Group) -> list[str]:
     """Hypervolume over (0, 0) of each front in units of the best plain base's, and unbiased NDCG at natural losses."""
-    heads = [f"at {100 * loss:.0f} %" for loss in LOSSES]
+    heads = [f"at {100 * loss:.0f} %" for loss in TRADED]
     lines = ["| method | hypervolume | " + " | ".join(heads) + " | best |", "|---" * (len(heads) + 3) + "|"]
     floor = max(hypervolume(group.pools[name]) for name in BASES if name in group.pools)
     for name in sorted(group.pools, key=lambda n: -hypervolume(group.pools[n])):
         pool = group.pools[name]
         cells = [f"{hypervolume(pool) / floor:.3f}"]
-        for loss in LOSSES:
+        for loss in TRADED:
             kept = [c.value("unbiased") for c in pool if c.value("natural") >= (1 - loss) * group.reference]
             cells.append(f"{max(kept):.4f}" if kept else "–")
         cells.append(f"{max(c.value('unbiased') for c in pool):.4f}")
@@ -198,10 +198,8 @@ def gather(group: Group, results: Path, work: Path | None) -> dict[str, dict[str
     return dict(values)
 
 
-def page(results: Path, work: Path | None) -> str:
+def page(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> str:
     """The whole page, as Markdown."""
-    groups = load(results)
-    by_user = [gather(group, results, work) for group in groups]
     parts = [
         "# Study: methods",
         "Made by `python -m experiments.run methods` and `python -m experiments.tables methods`; "

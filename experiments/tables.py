@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from experiments import contest_tables
+from experiments import contest_tables, equal
 from experiments.contest_tables import spread
 from experiments.run import RESULTS
 
@@ -91,16 +91,24 @@ def claims_table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]
 
 
 def main(study: tyro.conf.Positional[str] = "main", runs: Path = Path("runs")) -> None:
-    """Writes results/STUDY.md.
+    """Writes results/STUDY.md, and results/equal.md beside methods.md.
 
     Args:
         study: Its name.
         runs: Where `experiments.run` put its RUN folders; values by user are read there, if it is there.
     """
-    target: Path = RESULTS / f"{study}.md"
-    text = contest_tables.page(RESULTS, runs / study) if study == "methods" else _page(study)
-    target.write_text(text, encoding="utf-8")
-    print(target)
+    texts = {study: _page(study)} if study != "methods" else contest_pages(RESULTS, runs / study)
+    for name, text in texts.items():
+        target: Path = RESULTS / f"{name}.md"
+        target.write_text(text, encoding="utf-8")
+        print(target)
+
+
+def contest_pages(results: Path, work: Path | None) -> dict[str, str]:
+    """The pages of the comparison of methods."""
+    groups = contest_tables.load(results)
+    by_user = [contest_tables.gather(group, results, work) for group in groups]
+    return {"methods": contest_tables.page(groups, by_user), "equal": equal.page(groups, by_user)}
 
 
 def _page(study: str) -> str:

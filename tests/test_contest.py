@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import contest, contest_tables, contestants
+from experiments import contest, contest_tables, contestants, equal, tables
 from experiments.contest import NDCG, Candidate, Contest, choose, front
 from jaxrec import baselines
 
@@ -77,7 +77,9 @@ def test_rows_hold_every_method_seed_and_test(small: tuple) -> None:
     assert len(set(keys)) == len(keys)
     arms = [f"{base}+{arm}" for base in ("bpr", "softmax") for arm in contestants.ARMS]
     labels = {"bpr", "softmax"} | {n + at for n in (*arms, "macr", "popular") for at in ("", "@loss10")}
-    assert {r["method"] for r in rows} == labels
+    fine = {f"softmax+{arm}@{rule}" for arm in contestants.ARMS for rule in contest.FINE}
+    assert {r["method"] for r in rows} == labels | fine
+    assert {r["metric"] for r in rows if r["method"] in fine} == {NDCG}
     assert {r["seed"] for r in rows} == {"0", "1"}
     assert {r["test"] for r in rows} == {"natural", "unbiased"}
     assert all(0 <= float(r["value"]) <= 1 for r in rows if r["metric"] == NDCG)
@@ -126,16 +128,63 @@ def test_lines_that_another_process_wrote_are_not_written_again(tmp_path: Path) 
 
 def test_the_page_ranks_methods_and_tests_differences(small: tuple) -> None:
     _job, folder = small
-    text = contest_tables.page(folder / "results", folder / "runs")
+    text = tables.contest_pages(folder / "results", folder / "runs")["methods"]
     assert "## synthetic, mf" in text
     assert "(ours)" in text
     assert "p, Holm" in text
-    again = contest_tables.page(folder / "results", None)  # from the values kept beside the rows
+    again = tables.contest_pages(folder / "results", None)["methods"]  # from the values kept beside the rows
     assert again == text
     (group,) = contest_tables.load(folder / "results")
     values = contest_tables.gather(group, folder / "results", None)
     mean = np.mean([v for v in group.rows["macr"]["unbiased"][NDCG]])
     assert np.mean(values["macr"]["unbiased"]) == pytest.approx(mean, abs=1e-3)  # kept as float16
+
+
+def group_of(points: dict[str, tuple[float, float]]) -> contest_tables.Group:
+    """One whose rows have these (natural, unbiased) NDCG, of two seeds that differ by .02."""
+    rows = {
+        label: {test: {NDCG: [v - 0.01, v + 0.01]} for test, v in zip(("natural", "unbiased"), pair, strict=True)}
+        for label, pair in points.items()
+    }
+    pools = {label: [candidate(*pair)] for label, pair in points.items() if "@" not in label}
+    return contest_tables.Group("data", "mf", rows, pools, 0.4, [])
+
+
+def test_a_mixture_keeps_the_natural_accuracy_that_is_wanted() -> None:
+    points = {"softmax": (0.4, 0.1), "bpr": (0.3, 0.1)}
+    points |= {"softmax+pc@loss5": (0.38, 0.12), "softmax+pc@loss10": (0.36, 0.2), "softmax+pc": (0.3, 0.26)}
+    group = group_of(points)
+    rng = np.random.default_rng(0)
+    values = {label: {"unbiased": unbiased + rng.normal(0, 0.01, 50)} for label, (_, unbiased) in points.items()}
+    assert equal.chain(group, "softmax+pc") == ["softmax", "softmax+pc@loss5", "softmax+pc@loss10", "softmax+pc"]
+    for wanted, unbiased, parts, share in [
+        (0.39, 0.11, ("softmax", "softmax+pc@loss5"), 0.5),
+        (0.365, 0.18, ("softmax+pc@loss5", "softmax+pc@loss10"), 0.75),
+        (0.345, 0.215, ("softmax+pc@loss10", "softmax+pc"), 0.25),
+    ]:
+        found = equal.mixture(group, values, "softmax+pc", wanted)
+        assert (found.parts, found.share) == (parts, pytest.approx(share))
+        assert np.mean(found.natural) == pytest.approx(wanted)
+        assert found.unbiased == pytest.approx([unbiased - 0.01, unbiased + 0.01])
+        a, b = (values[part]["unbiased"] for part in parts)
+        np.testing.assert_allclose(found.by_user, (1 - share) * a + share * b)
+    least = equal.mixture(group, values, "softmax+pc", 0.2)  # it has nothing that keeps as little
+    assert (least.parts, np.mean(least.natural)) == (("softmax+pc", "softmax+pc"), pytest.approx(0.3))
+
+
+def test_who_keeps_less_than_wanted_is_mixed_with_the_plain_base() -> None:
+    group = group_of({"softmax": (0.4, 0.1), "macr@loss10": (0.2, 0.3), "macr": (0.1, 0.3)})
+    found = equal.mixture(group, {}, "macr", 0.36)
+    assert (found.parts, found.share) == (("softmax", "macr@loss10"), pytest.approx(0.2))
+    assert np.mean(found.unbiased) == pytest.approx(0.14)
+    assert found.by_user is None
+
+
+def test_a_method_without_all_its_seeds_takes_no_part_at_equal_accuracy() -> None:
+    group = group_of({"softmax": (0.4, 0.1), "macr@loss10": (0.3, 0.3), "macr": (0.1, 0.3)})
+    assert equal.whole(group) == ["softmax", "macr"]
+    group.rows["macr@loss10"]["unbiased"][NDCG].pop()
+    assert equal.whole(group) == ["softmax"]
 
 
 def test_pairs_are_corrected_over_the_table() -> None:

@@ -1,0 +1,148 @@
+"""The comparison of methods at equal natural accuracy: each is mixed so that it keeps the same natural test NDCG.
+
+Two rankings served to shares λ and 1 − λ of users, drawn at random, have the λ-weighted means of their metrics. A
+method has a few choices made on validation, for natural losses of at most 2, 5, 10 and 20 % (where
+`experiments.contest` has them) and for unbiased NDCG alone. They make a chain that begins at the best plain base. The
+first two neighbours in it that the wanted natural NDCG lies between are mixed so that the mixture keeps exactly that. λ
+looks at means on the natural test only, and nothing is chosen by an unbiased test. A method that keeps more with its
+last choice is that choice.
+
+The wanted natural NDCG is a share of the best plain base's on the natural test, which base being validation's choice.
+Data sets without a natural test are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.contest import LOSSES, NDCG, label_of
+from experiments.contest_tables import Group, is_ours, pairs, spread
+from experiments.contestants import BASES
+
+NATURAL, UNBIASED = "natural", "unbiased"
+SHARES = {0.98: "loss2", 0.95: "loss5", 0.9: "loss10", 0.8: "loss20"}  # and the rule by which validation chooses ours
+SHOWN = 0.9  # the one that every method was tuned for
+
+
+class Mixture(NamedTuple):
+    """What a method comes to at the wanted natural NDCG."""
+
+    natural: list[float]  # by seed
+    unbiased: list[float]  # by seed
+    by_user: np.ndarray | None  # unbiased, mean over seeds
+    parts: tuple[str, str]  # what is mixed, the more natural one first
+    share: float  # λ of the second
+
+
+def applies(group: Group) -> bool:
+    """Whether the data set has both tests."""
+    return {NATURAL, UNBIASED} <= set(next(iter(group.rows.values())))
+
+
+def plain(group: Group) -> str:
+    """The plain base that validation finds most accurate."""
+    present = [name for name in BASES if name in group.pools]
+    return max(present, key=lambda name: max(c.value(NATURAL) for c in group.pools[name]))
+
+
+def chain(group: Group, name: str) -> list[str]:
+    """The rows that a method is mixed of, from the plain base to its choice by unbiased NDCG alone."""
+    losses = sorted((loss, rule) for rule, loss in LOSSES.items() if loss is not None)
+    labels = [label_of(name, rule) for _, rule in losses] + [name]
+    return [plain(group)] + [label for label in labels if label in group.rows]
+
+
+def mixture(group: Group, values: Mapping[str, Mapping[str, np.ndarray]], name: str, wanted: float) -> Mixture:
+    """A method at a natural NDCG of `wanted`, which the plain base keeps at least."""
+    labels = chain(group, name)
+    for parts in pairwise(labels):
+        more, less = (natural(group, label) for label in parts)
+        if more >= wanted >= less and more > less:
+            share = (more - wanted) / (more - less)
+            break
+    else:
+        parts, share = (labels[-1], labels[-1]), 0.0
+
+    def mixed(test: str) -> list[float]:
+        first, second = (np.asarray(group.rows[label][test][NDCG]) for label in parts)
+        found: list[float] = ((1 - share) * first + share * second).tolist()
+        return found
+
+    by_user = None
+    if all(label in values for label in parts):
+        by_user = (1 - share) * values[parts[0]][UNBIASED] + share * values[parts[1]][UNBIASED]
+    return Mixture(mixed(NATURAL), mixed(UNBIASED), by_user, parts, share)
+
+
+def natural(group: Group, label: str) -> float:
+    """A row's natural NDCG, mean over seeds."""
+    return float(np.mean(group.rows[label][NATURAL][NDCG]))
+
+
+def whole(group: Group) -> list[str]:
+    """The methods that have all their seeds; one whose run was stopped halfway takes no part."""
+    seeds = {label: len(tests[UNBIASED][NDCG]) for label, tests in group.rows.items()}
+    return [name for name in group.pools if all(seeds[at] == max(seeds.values()) for at in chain(group, name))]
+
+
+def compare(
+    group: Group, values: Mapping[str, Mapping[str, np.ndarray]], share: float
+) -> tuple[str, dict[str, Mixture], dict[str, tuple[float, float]]]:
+    """Ours, by validation; all mixtures from the best down; difference ours − other and p after Holm."""
+    wanted, ours = share * natural(group, plain(group)), group.ours(SHARES[share])
+    found = {name: mixture(group, values, name, wanted) for name in whole(group)}
+    ranked = dict(sorted(found.items(), key=lambda one: -float(np.mean(one[1].unbiased))))
+    by_user = {name: {UNBIASED: one.by_user} for name, one in ranked.items() if one.by_user is not None}
+    others = [name for name in ranked if not is_ours(name)]
+    return ours, ranked, pairs(by_user, ours, others, UNBIASED)
+
+
+def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> list[str]:
+    """A line for each group with both tests and each share: ours, the best other method, the difference."""
+    head = ("data, backbone", "natural kept", "ours", "NDCG@20 unbiased", "best other", "NDCG@20 unbiased")
+    lines = ["| " + " | ".join((*head, "difference", "p, Holm")) + " |", "|---" * 8 + "|"]
+    for group, values in zip(groups, by_user, strict=True):
+        for share in SHARES if applies(group) else ():
+            ours, ranked, tested = compare(group, values, share)
+            best = next(name for name in ranked if not is_ours(name))
+            cells = [f"{group.data}, {group.backbone}", f"{share:.0%}", ours, spread(ranked[ours].unbiased)]
+            cells += [best, spread(ranked[best].unbiased)]
+            cells += [f"{tested[best][0]:+.4f}", f"{tested[best][1]:.2g}"] if best in tested else ["", ""]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def table(group: Group, values: Mapping[str, Mapping[str, np.ndarray]], share: float) -> list[str]:
+    """Every method of a group at one share, from the best down."""
+    ours, ranked, tested = compare(group, values, share)
+    lines = ["| method | unbiased ndcg@20 | natural ndcg@20 | mixed of | ours − it | p, Holm |", "|---" * 6 + "|"]
+    for name, one in ranked.items():
+        shown = f"**{name}** (ours)" if name == ours else name
+        rules = [part.partition("@")[2] or ("plain" if part in BASES else "unbiased") for part in one.parts]
+        how = rules[0] if not one.share else f"{1 - one.share:.2f} {rules[0]}, {one.share:.2f} {rules[1]}"
+        pair = [f"{tested[name][0]:+.4f}", f"{tested[name][1]:.2g}"] if name in tested else ["", ""]
+        lines.append("| " + " | ".join([shown, spread(one.unbiased), spread(one.natural), how, *pair]) + " |")
+    return lines
+
+
+def page(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> str:
+    """The whole page, as Markdown."""
+    parts = [
+        "# Methods at equal natural accuracy",
+        "Made by `python -m experiments.tables methods` from the same rows as [methods](methods.md); "
+        "`experiments/equal.py` says how methods are mixed. NDCG@20 on the tests, mean ± sd over seeds; differences "
+        "are paired by user, p by Student's t, corrected by Holm's method over all other methods. Adjustments of "
+        f"softmax have choices for losses of 2, 5, 10 and 20 %, all other methods for 10 % only, so {SHOWN:.0%} is "
+        "where each is what it was tuned for.",
+        "## Where ours stands",
+        "\n".join(summary(groups, by_user)),
+    ]
+    for group, values in zip(groups, by_user, strict=True):
+        if applies(group):
+            parts += [f"## {group.data}, {group.backbone}: {SHOWN:.0%} of the plain base's natural NDCG"]
+            parts += ["\n".join(table(group, values, SHOWN))]
+    return "\n\n".join(parts) + "\n"
