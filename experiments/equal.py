@@ -38,9 +38,10 @@ class Mixture(NamedTuple):
     share: float  # λ of the second
 
 
-def applies(group: Group) -> bool:
-    """Whether the data set has both tests."""
-    return {NATURAL, UNBIASED} <= set(next(iter(group.rows.values())))
+def applies(group: Group, share: float) -> bool:
+    """Whether the data set has both tests, and ours all its seeds."""
+    both = {NATURAL, UNBIASED} <= set(next(iter(group.rows.values())))
+    return both and group.ours(SHARES[share]) in whole(group)
 
 
 def plain(group: Group) -> str:
@@ -106,7 +107,7 @@ def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]
     head = ("data, backbone", "natural kept", "ours", "NDCG@20 unbiased", "best other", "NDCG@20 unbiased")
     lines = ["| " + " | ".join((*head, "difference", "p, Holm")) + " |", "|---" * 8 + "|"]
     for group, values in zip(groups, by_user, strict=True):
-        for share in SHARES if applies(group) else ():
+        for share in (share for share in SHARES if applies(group, share)):
             ours, ranked, tested = compare(group, values, share)
             best = next(name for name in ranked if not is_ours(name))
             cells = [f"{group.data}, {group.backbone}", f"{share:.0%}", ours, spread(ranked[ours].unbiased)]
@@ -142,7 +143,7 @@ def page(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -
         "\n".join(summary(groups, by_user)),
     ]
     for group, values in zip(groups, by_user, strict=True):
-        if applies(group):
+        if applies(group, SHOWN):
             parts += [f"## {group.data}, {group.backbone}: {SHOWN:.0%} of the plain base's natural NDCG"]
             parts += ["\n".join(table(group, values, SHOWN))]
     return "\n\n".join(parts) + "\n"
