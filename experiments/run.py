@@ -18,7 +18,7 @@ from experiments import contest, contestants
 from experiments.contest import Contest
 from jaxrec import pipeline
 from jaxrec import runs as runs_
-from jaxrec.presets import PRESETS, Settings
+from jaxrec.presets import PRESETS, Preset, Settings
 from jaxrec.report import write_report
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,6 +69,9 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Job("ml-100k"),
         Job("ml-1m", seeds=(0, 1, 2), select_once=True),
         Job("adressa-macr", preset="paper-mf"),
+        Job("gowalla-lightgcn", preset="softmax-mf-wide", **LARGE),
+        Job("gowalla-both", preset="softmax-mf-wide", **LARGE),
+        Job("gowalla-macr", preset="softmax-mf-wide", **LARGE),
     ),
     "methods": (
         Contest("coat"),
@@ -90,6 +93,7 @@ def run(
     seeds: tuple[int, ...] | None = None,
     backbone: Literal["mf", "lightgcn"] | None = None,
     methods: tuple[str, ...] = (),
+    preset: Preset | None = None,
 ) -> None:
     """Runs a study.
 
@@ -100,6 +104,7 @@ def run(
         seeds: Only these seeds.
         backbone: Only jobs of this backbone.
         methods: Only these contestants of a comparison.
+        preset: Only jobs of this preset.
     """
     if study not in STUDIES:
         raise SystemExit(f"no study {study!r}; there are {', '.join(STUDIES)}")
@@ -108,6 +113,8 @@ def run(
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     for job in STUDIES[study]:
         if (only and job.data not in only) or (backbone is not None and job.backbone != backbone):
+            continue
+        if preset is not None and (isinstance(job, Contest) or job.preset != preset):
             continue
         if isinstance(job, Contest):
             part = replace(job, seeds=job.seeds if seeds is None else seeds, methods=methods or job.methods)
