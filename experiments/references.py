@@ -3,9 +3,11 @@
     lightgcn-gowalla         He et al. 2020 (arXiv 2002.02126), 3 layers, BPR, their settings; natural test
     macr-mf-adressa          Wei et al. 2021 (arXiv 2010.15363), their settings; epochs and c chosen on validation
     macr-lightgcn-adressa    the same on LightGCN of 2 layers
+    macr-lightgcn-adressa-across  what their code trains in place of their formula (`baselines.macr.objective`), and
+                             users drawn uniformly, as there
     macr-mf-adressa-on-test  epochs and c chosen on the test itself, as the authors did: a check, not a result
 
-The first is read at the epochs of the authors' log, so nothing is selected. For the two after it, validation parts are
+The first is read at the epochs of the authors' log, so nothing is selected. For the next three, validation parts are
 carved from the training interactions, the epoch and c that are best there by unbiased NDCG@20 are taken, and the model
 is trained again on all of them.
 
@@ -36,6 +38,7 @@ PUBLISHED = {
     "lightgcn-gowalla": {"5": (0.1071, 0.0894), "1000": (0.1830, 0.1554)},
     "macr-mf-adressa": {"best": (0.1061, 0.0467)},
     "macr-lightgcn-adressa": {"best": (0.1297, 0.0607)},
+    "macr-lightgcn-adressa-across": {"best": (0.1297, 0.0607)},
     "macr-mf-adressa-on-test": {"on test": (0.1061, 0.0467)},
 }
 KEYS = {"best": "chosen on validation", "on test": "chosen on the test"}
@@ -58,11 +61,11 @@ def lightgcn_gowalla(epochs: int, out: Path) -> dict[str, Any]:
     return found
 
 
-def macr_adressa(backbone: Any, epochs: int, seeds: int) -> dict[str, Any]:
-    """The unbiased test over seeds, with c and epochs from validation (seed 0)."""
+def macr_adressa(backbone: Any, epochs: int, seeds: int, **options: Any) -> dict[str, Any]:
+    """The unbiased test over seeds, with c and epochs from validation (seed 0); options are those of the method."""
     split = registry.load("adressa-macr").split
     carved = splits.carve(Split(split.train, {}, {}), seed=0)
-    method = baselines.build("macr", carved.train, backbone, batch_size=1024)
+    method = baselines.build("macr", carved.train, backbone, batch_size=1024, **options)
     begin = method.step.init(jax.random.key(0))
     assert begin.ledger is not None
     assert method.arm is not None
@@ -76,12 +79,14 @@ def macr_adressa(backbone: Any, epochs: int, seeds: int) -> dict[str, Any]:
         at = problem._replace(tables=baselines.start(method, state.params))
         for point in selection.frontier(at, tune(state.params), budget=16, rounds=1):
             tried.append((point.metrics["unbiased"][NDCG], row["epoch"], point.strengths["c"]))
+        if row["epoch"] % 20 == 0:
+            print(backbone, "epoch", row["epoch"], "best so far", max(tried), flush=True)
 
     baselines.fit_method(method, epochs=epochs, on_epoch=read)
     value, best, c = max(tried)
     rows = []
     for seed in range(seeds):
-        whole = baselines.build("macr", split.train, backbone, batch_size=1024)
+        whole = baselines.build("macr", split.train, backbone, batch_size=1024, **options)
         state = baselines.fit_method(whole, epochs=best, seed=seed).state
         ranking = baselines.top_k(whole.rank(state.params, c=c), None, split.train, k=20)
         summary = metrics.evaluate(ranking, split.tests["unbiased"], split.train).summary
@@ -120,6 +125,9 @@ NAMES: dict[str, Callable[..., dict[str, Any]]] = {
     "lightgcn-gowalla": lambda epochs, out: lightgcn_gowalla(epochs or 10, out),
     "macr-mf-adressa": lambda epochs, out: macr_adressa("mf", epochs or 600, 5),
     "macr-lightgcn-adressa": lambda epochs, out: macr_adressa("lightgcn", epochs or 100, 3),
+    "macr-lightgcn-adressa-across": lambda epochs, out: macr_adressa(
+        "lightgcn", epochs or 240, 2, across=True, sample_by="user"
+    ),
     "macr-mf-adressa-on-test": lambda epochs, out: macr_on_test(epochs or 600),
 }
 

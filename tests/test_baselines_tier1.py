@@ -184,6 +184,37 @@ def test_macr_is_its_formula_with_its_gradients() -> None:
     check_gradient(loss, lambda v: float(slow_macr(v, 0.3, 0.2).sum()), rows)
 
 
+def slow_macr_across(values: list[np.ndarray]) -> np.ndarray:
+    """The branches of row r beside the scores of every row c; without the branches' own terms."""
+    user, positive, negative = values
+    where, found = np.asarray(batch_of().where), np.zeros(B)
+    for r in range(B):
+        pull = [softplus(-(user[c, :-1] @ positive[c, :-1]) * sigmoid(user[r, -1]) * sigmoid(positive[r, -1]))
+                for c in range(B)]  # fmt: skip
+        push = [softplus((user[c, :-1] @ negative[c, k, :-1]) * sigmoid(user[r, -1]) * sigmoid(negative[r, k, -1]))
+                for c in range(B) for k in range(K) if where[c, k] and where[r, k]]  # fmt: skip
+        found[r] = np.mean(pull) + np.mean(push)
+    return found
+
+
+def test_macr_across_rows_is_what_the_authors_code_computes() -> None:
+    rows, loss = rows_of(D + 1), macr.objective(alpha=0.0, beta=0.0, across=True)
+    values = slowly((rows.pull, rows.positive, rows.negative))
+    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow_macr_across(values), rtol=1e-5)
+    check_gradient(loss, lambda v: float(slow_macr_across(v).sum()), rows)
+    both = macr.objective(alpha=0.3, beta=0.2, across=True)(rows, batch_of(), EPOCH)
+    apart = macr.objective(alpha=0.3, beta=0.2)(rows, batch_of(), EPOCH)
+    own = macr.objective(alpha=0.0, beta=0.0)(rows, batch_of(), EPOCH)
+    np.testing.assert_allclose(both - slow_macr_across(values), apart - own, rtol=1e-3, atol=1e-5)
+
+
+def test_macr_of_one_row_is_the_same_across_and_not() -> None:
+    rows = ScoredRows(*(x[:1] for x in rows_of(D + 1)))
+    batch = batch_of()._replace(where=None)
+    losses = [macr.objective(across=across)(rows, batch, EPOCH) for across in (False, True)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("layers", [0, 2])
 def test_a_step_of_macr_follows_the_gradient_of_the_whole_loss(layers: int) -> None:
     inner, batch = models.lightgcn(TRAIN, D, layers=layers, scale=1.0), batch_of()

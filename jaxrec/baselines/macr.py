@@ -6,6 +6,10 @@
 
 The user's factor is positive and the same for all items, so it changes no ranking; the rest is an inner product,
 [u, 1] by [σ_i v_i, −c σ_i].
+
+The authors' code (github.com/weitianxin/MACR) trains something else: there scores have the shape [B] and the branches
+[B, 1], so their product is [B, B], and the loss is the mean over all pairs of a score with the branches of *another*
+row: f_rc = s_c σ(⟨u_r, a⟩) σ(⟨v_r, b⟩). Its published figures are of that; `across` does the same.
 """
 
 from __future__ import annotations
@@ -65,11 +69,14 @@ def _beside(rows: Array, along: Array) -> Array:
     return jnp.concatenate([rows, (rows @ along)[:, None]], axis=1)
 
 
-def objective(*, alpha: float = 1e-3, beta: float = 1e-3) -> RowObjective:
+def objective(*, alpha: float = 1e-3, beta: float = 1e-3, across: bool = False) -> RowObjective:
     """ℓ = BCE(f) + α BCE of the items' branch + β BCE of the user's, on rows of `branches`.
 
     BCE = softplus(−x) of the positive + mean_j softplus(x_j) of the negatives; the user's branch has the same logit in
     both roles. With α = β = 0 and a = b = 0 it is BCE of s/4.
+
+    across: BCE(f) of a row is the mean over the batch's scores, each with this row's branches, as the authors' code
+        computes it; B² K logits instead of B K.
     """
     if alpha < 0 or beta < 0:
         raise ValueError(f"macr wants alpha and beta >= 0, got {alpha} and {beta}; the source has 1e-3 for both")
@@ -77,14 +84,27 @@ def objective(*, alpha: float = 1e-3, beta: float = 1e-3) -> RowObjective:
 
     def loss(rows: ScoredRows, batch: Batch, epoch: Array) -> Array:
         (pull, by_pull), (push, by_push), (positive, by_item), (negative, by_others) = map(_apart, rows)
+        gate = jax.nn.sigmoid(by_pull) * jax.nn.sigmoid(by_item)
         gates = jax.nn.sigmoid(by_push)[:, None] * jax.nn.sigmoid(by_others)
-        f = pair_scores(pull, positive) * jax.nn.sigmoid(by_pull) * jax.nn.sigmoid(by_item)
-        others = candidate_scores(push, negative) * gates
+        scores, others = pair_scores(pull, positive), candidate_scores(push, negative)
+        if across:
+            whole = _across(scores, others, gate, gates, batch.where)
+        else:
+            whole = bce(scores * gate, others * gates, where=batch.where)
         items = bce(by_item, by_others, where=batch.where)
         users = bce(by_pull, jnp.broadcast_to(by_push[:, None], by_others.shape), where=batch.where)
-        return bce(f, others, where=batch.where) + alpha * items + beta * users
+        return whole + alpha * items + beta * users
 
     return loss
+
+
+def _across(scores: Array, others: Array, gate: Array, gates: Array, where: Array | None) -> Array:
+    """BCE of each row's branches with the scores of all rows: [B], [B, K], [B], [B, K] -> [B]."""
+    pull = jnp.mean(jax.nn.softplus(-gate[:, None] * scores[None, :]), axis=1)
+    push = jax.nn.softplus(gates[:, None, :] * others[None, :, :])  # [row of the branches, row of the score, negative]
+    there = jnp.ones_like(others) if where is None else where.astype(others.dtype)
+    weight = there[:, None, :] * there[None, :, :]
+    return pull + jnp.sum(weight * push, axis=(1, 2)) / jnp.maximum(jnp.sum(weight, axis=(1, 2)), 1.0)
 
 
 def _apart(rows: Array) -> tuple[Array, Array]:
@@ -92,14 +112,22 @@ def _apart(rows: Array) -> tuple[Array, Array]:
 
 
 def build(
-    settings: Settings, train: Interactions, *, alpha: float = 1e-3, beta: float = 1e-3, c: float = 40.0
+    settings: Settings,
+    train: Interactions,
+    *,
+    alpha: float = 1e-3,
+    beta: float = 1e-3,
+    c: float = 40.0,
+    across: bool = False,
 ) -> Method:
     """MACR on any backbone; α is the items' weight, β the users', and c the strength at test time.
+
+    across: trains what the authors' code does in place of the paper's formula, see `objective`.
 
     The source tunes c, about 30 to 40, and has α 1e-3 or 1e-2. `arm` tunes c from 0 to 80.
     """
     want_objective("macr", settings, "bce")
-    loss = objective(alpha=alpha, beta=beta)
+    loss = objective(alpha=alpha, beta=beta, across=across)
     model, sampler, step = presets.build(settings, train, objective=loss, make=make_row_step, wrap=branches)
     strengths = {"c": c}
 
