@@ -135,7 +135,9 @@ def contest(
 
     try:
         for n, contender in enumerate(contenders):
-            running[n] = Process(contender, patience=patience)
+            process = attempt(n, lambda c=contender: Process(c, patience=patience))  # type: ignore[misc]
+            if process is not None:
+                running[n] = process
         each(Process.ready)
         for _ in range(warm):
             each(Process.go)
