@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks.worker import THREADS, Reading, accelerator
 ROOT = Path(__file__).resolve().parents[1]
 REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they choose older kernels, which slows numpy's products
 PATIENCE = 900.0  # seconds to wait for an answer
+REST = 0.3  # seconds before a turn: pools of threads go on spinning for some time after their last work
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -114,7 +116,7 @@ def contest(
     contenders: Sequence[Contender], *, repeats: int, warm: int = 1, patience: float = PATIENCE
 ) -> list[Outcome]:
     """All prepare and warm up side by side, by `warm` turns that are thrown away; then each has `repeats` turns, one
-    contender after the other.
+    contender after the other, with a short rest before each.
 
     One that is absent or fails has no readings and a reason; the others go on.
     """
@@ -143,13 +145,18 @@ def contest(
             each(Process.go)
             each(Process.reading)
         for _ in range(repeats):
-            for n, reading in each(Process.turn).items():
+            for n, reading in each(_rested_turn).items():
                 if reading is not None:
                     outcomes[n].readings.append(reading)
     finally:
         for process in running.values():
             process.end()
     return outcomes
+
+
+def _rested_turn(process: Process) -> Reading:
+    time.sleep(REST)
+    return process.turn()
 
 
 def once(contender: Contender, *, patience: float = PATIENCE) -> Reading:

@@ -81,7 +81,7 @@ def lightgcn(plan: Plan) -> list[Row]:
 
 def softmax(plan: Plan) -> list[Row]:
     """GFLOP/s of the three products of a step, against the best rate of a large product taken in turn."""
-    steps = 400 if accelerator() else 12 if plan.quick else 40
+    steps = 400 if accelerator() else 12 if plan.quick else 120
     sides = [
         ("ledger off, negatives unchecked", 0.6, {"reject": False}, "off"),
         ("ledger on, negatives unchecked", None, {"reject": False}, "vectors"),
@@ -113,7 +113,7 @@ LEDGERS = (("ledger of vectors", "vectors", 1.15), ("ledger of totals", "totals"
 
 def ledger(plan: Plan) -> list[Row]:
     """A step with the ledger over the same step without."""
-    steps = (400, 400, 400 if accelerator() else 40)
+    steps = (400, 400, 400 if accelerator() else 120)
     kinds: list[tuple[str, dict[str, Any]]] = [
         ("BPR step, sgd", {"parts": "bpr", "optimizer": "sgd"}),
         ("BPR step, paper-mf", {"parts": "preset", "preset": "paper-mf"}),

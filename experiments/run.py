@@ -72,6 +72,7 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Job("gowalla-lightgcn", preset="softmax-mf-wide", **LARGE),
         Job("gowalla-both", preset="softmax-mf-wide", **LARGE),
         Job("gowalla-macr", preset="softmax-mf-wide", **LARGE),
+        Job("adressa-macr", preset="softmax-mf-wide"),
     ),
     "methods": (
         Contest("coat"),

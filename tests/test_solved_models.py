@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from jaxrec.data import Interactions
 from jaxrec.models.ease import ease_weights
 from jaxrec.models.ials import blocks, solve_side
 from jaxrec.models.itemknn import item_neighbours
+from jaxrec.models.lightgcn import normalized_graph
 from jaxrec.types import Scorer, Tables
 
 TRAIN = random_interactions(2, users=25, items=18, density=0.3)
@@ -84,6 +87,37 @@ def test_spectral_scores_are_a_truncated_svd_of_the_scaled_interactions(
 def test_spectral_is_finite_where_there_are_fewer_directions_than_asked_for() -> None:
     found = models.spectral(GAPS, 5)
     assert rank.check_tables(found) == (6, 5)
+
+
+@BOTH
+@pytest.mark.parametrize(("width", "low_pass", "sharpening"), [(1, 0.3, 0.0), (3, 0.2, 2.5), (2, 0.0, 1.0)])
+def test_graph_filter_is_its_formula_on_dense_matrices(
+    train: Interactions, width: int, low_pass: float, sharpening: float
+) -> None:
+    x, users, items = dense(train), np.maximum(train.user_counts, 1.0), np.maximum(train.item_counts, 1.0)
+    scaled = users[:, None] ** -0.5 * x * items**-0.5
+    _, _, right = np.linalg.svd(scaled)
+    blur = scaled.T @ scaled
+    low = np.diag(items**-0.5) @ right[:width].T @ right[:width] @ np.diag(items**0.5)
+    steps = [np.linalg.matrix_power(-sharpening * blur, k) / math.factorial(k) for k in range(5)]
+    wanted = x @ (blur + low_pass * low) @ sum(steps)
+    filters = models.graph_filter(train, width=width, low_pass=low_pass, sharpening=sharpening, rounds=60)
+    np.testing.assert_allclose(all_scores(filters), wanted, atol=1e-4)
+
+
+def test_sharpening_is_one_step_of_runge_kutta() -> None:
+    """As the source has it: dx/dt = -x P from 0 to T by the classical four stages."""
+    blur = models.graph_filter(TRAIN, width=1, low_pass=0.0, sharpening=0.0, rounds=1)
+    graph = normalized_graph(TRAIN)
+    p, t = np.asarray(graph.to_items @ (graph.to_users @ np.eye(18, dtype=np.float32))), 1.5
+    start = all_scores(blur)
+    first = -start @ p
+    second = -(start + t / 2 * first) @ p
+    third = -(start + t / 2 * second) @ p
+    fourth = -(start + t * third) @ p
+    wanted = start + t / 6 * (first + 2 * second + 2 * third + fourth)
+    found = all_scores(models.graph_filter(TRAIN, width=1, low_pass=0.0, sharpening=t, rounds=1))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_ease_refuses_what_does_not_fit_before_it_starts() -> None:
@@ -170,6 +204,7 @@ def test_known_answer_data_is_learned_by_each() -> None:
     ranked = {
         "ease": rank.top_k_scores(models.ease(train, l2=10.0), None, train, k=12),
         "itemknn": rank.top_k_scores(models.itemknn(train, neighbours=20, shrink=1.0), None, train, k=12),
+        "graph_filter": rank.top_k_scores(models.graph_filter(train, width=2), None, train, k=12),
         "spectral": rank.top_k(models.spectral(train, 2), None, train, k=12),
         "ials": rank.top_k(models.ials(train, 4, alpha=0.1, l2=0.01), None, train, k=12),
     }
@@ -197,6 +232,8 @@ def test_bad_requests_say_what_to_do() -> None:
         (lambda: models.ease(TRAIN, l2=0.0), "l2 must be positive"),
         (lambda: models.spectral(TRAIN, 19), "width must be between 1 and the smaller number of 25 users and 18 items"),
         (lambda: models.spectral(TRAIN, 4, rounds=0), "rounds must be at least 1"),
+        (lambda: models.graph_filter(TRAIN, width=19), "width must be between 1 and the smaller number of 25 users"),
+        (lambda: models.graph_filter(TRAIN, width=4, low_pass=-1.0), "low_pass and sharpening must be at least 0"),
         (lambda: models.itemknn(TRAIN, neighbours=0), "neighbours must be at least 1"),
         (lambda: models.ials(TRAIN, alpha=0.0), "alpha and l2 must be positive"),
         (lambda: rank.top_k_scores(Scorer(25, 18, whole), None, None, k=19), "k must be between 1 and the 18 items"),

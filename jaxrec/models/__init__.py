@@ -2,6 +2,7 @@
 
 from jaxrec.models.base import Model, candidate_scores, embed, pair_scores, rows, scorer
 from jaxrec.models.ease import ease
+from jaxrec.models.graphfilter import graph_filter
 from jaxrec.models.ials import ials
 from jaxrec.models.itemknn import itemknn
 from jaxrec.models.lightgcn import lightgcn
@@ -17,6 +18,7 @@ __all__ = [
     "candidate_scores",
     "ease",
     "embed",
+    "graph_filter",
     "ials",
     "itemknn",
     "lightgcn",
