@@ -2,7 +2,7 @@
 
     bases     plain models; every test-time adjustment is tried on each (`ARMS`)
     trained   the baselines that change training, `jaxrec.baselines.METHODS`
-    solved    most popular, EASE, ItemKNN, iALS: no training by steps
+    solved    most popular, EASE, ItemKNN, graph filters, iALS: no training by steps
 
 Every trained contestant has its learning rate and L2 searched, and at most two options that are its own.
 """
@@ -85,6 +85,12 @@ SOLVED: dict[str, tuple[Callable[..., Tables | Scorer], Space]] = {
     "itemknn": (
         lambda train, seed, **o: models.itemknn(train, **o),
         {"neighbours": Options((20, 50, 100, 200)), "shrink": Options((0.0, 1.0, 10.0, 100.0))},
+    ),
+    "graph_filter": (
+        lambda train, seed, width=448, **o: models.graph_filter(
+            train, width=min(width, train.num_users, train.num_items), seed=seed, **o
+        ),
+        {"width": Options((32, 64, 128, 256, 448)), "low_pass": Real(0.0, 1.0), "sharpening": Real(0.0, 3.0)},
     ),
     "ials": (
         lambda train, seed, **o: models.ials(train, seed=seed, **o),
