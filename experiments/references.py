@@ -5,12 +5,13 @@
     bspm-gowalla             Choi et al. 2023 (arXiv 2211.09324), the same
     macr-mf-adressa          Wei et al. 2021 (arXiv 2010.15363), their settings; epochs and c chosen on validation
     macr-lightgcn-adressa    the same on LightGCN of 2 layers
-    macr-lightgcn-adressa-across  what their code trains in place of their formula (`baselines.macr.objective`), and
-                             users drawn uniformly, as there
+    macr-mf-adressa-across   what their code trains in place of their formula (`baselines.macr.objective`), and users
+                             drawn uniformly, as there
+    macr-lightgcn-adressa-across  the same on LightGCN
     macr-mf-adressa-on-test  epochs and c chosen on the test itself, as the authors did: a check, not a result
 
 The first is read at the epochs of the authors' log, and the two filters have no epochs, so nothing is selected here
-(what their authors' settings were selected on, their papers do not say). For the next three, validation parts are
+(what their authors' settings were selected on, their papers do not say). For the next four, validation parts are
 carved from the training interactions, the epoch and c that are best there by unbiased NDCG@20 are taken, and the model
 is trained again on all of them.
 
@@ -43,6 +44,7 @@ PUBLISHED = {
     "bspm-gowalla": {"whole": (0.1920, 0.1597)},
     "macr-mf-adressa": {"best": (0.1061, 0.0467)},
     "macr-lightgcn-adressa": {"best": (0.1297, 0.0607)},
+    "macr-mf-adressa-across": {"best": (0.1061, 0.0467)},
     "macr-lightgcn-adressa-across": {"best": (0.1297, 0.0607)},
     "macr-mf-adressa-on-test": {"on test": (0.1061, 0.0467)},
 }
@@ -142,8 +144,9 @@ NAMES: dict[str, Callable[..., dict[str, Any]]] = {
     "bspm-gowalla": lambda epochs, out: filter_gowalla(width=448, low_pass=0.2, sharpening=2.5),
     "macr-mf-adressa": lambda epochs, out: macr_adressa("mf", epochs or 600, 5),
     "macr-lightgcn-adressa": lambda epochs, out: macr_adressa("lightgcn", epochs or 100, 3),
+    "macr-mf-adressa-across": lambda epochs, out: macr_adressa("mf", epochs or 500, 3, across=True, sample_by="user"),
     "macr-lightgcn-adressa-across": lambda epochs, out: macr_adressa(
-        "lightgcn", epochs or 240, 2, across=True, sample_by="user"
+        "lightgcn", epochs or 600, 2, across=True, sample_by="user"
     ),
     "macr-mf-adressa-on-test": lambda epochs, out: macr_on_test(epochs or 600),
 }

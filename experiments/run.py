@@ -57,7 +57,7 @@ LINEAR = tuple(name for name in contestants.names("mf") if name not in ("invcf",
 # Gowalla is ten times the size of the others: half of the trials, three seeds, and the methods that came next to the
 # first on the other sets, each kind of them at least once.
 ON_LARGE: tuple[str, ...] = ("bpr", "bpr-unit-users", "softmax", "popgo", "bc_loss", "logq", "ssm", "pda", "macr")
-ON_LARGE += ("ips-cnsr", "popular", "itemknn", "ials")
+ON_LARGE += ("ips-cnsr", "popular", "itemknn", "graph_filter", "ials")
 
 STUDIES: dict[str, tuple[Job | Contest, ...]] = {
     "main": (
@@ -73,6 +73,7 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Job("gowalla-both", preset="softmax-mf-wide", **LARGE),
         Job("gowalla-macr", preset="softmax-mf-wide", **LARGE),
         Job("adressa-macr", preset="softmax-mf-wide"),
+        Job("ml-100k-temporal"),
     ),
     "methods": (
         Contest("coat"),
@@ -80,6 +81,8 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Contest("adressa-macr", methods=LINEAR),
         Contest("lastfm-both", methods=LINEAR),
         Contest("ml-100k", methods=LINEAR),
+        Contest("ml-100k-temporal", methods=ON_LARGE),
+        Contest("ml-1m", methods=ON_LARGE, seeds=(0, 1, 2), trials=3),
         Contest("gowalla-both", methods=ON_LARGE, seeds=(0, 1, 2), trials=3),
         Contest("adressa-macr", "lightgcn", methods=ON_GRAPHS),
         Contest("ml-100k", "lightgcn", methods=ON_GRAPHS),

@@ -208,6 +208,20 @@ def test_macr_across_rows_is_what_the_authors_code_computes() -> None:
     np.testing.assert_allclose(both - slow_macr_across(values), apart - own, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("largest", [0.1, 5.0, 40.0, 100.0])
+def test_macr_across_is_exact_for_scores_of_any_usual_size(largest: float) -> None:
+    rng = np.random.default_rng(0)
+    scores, others = largest * rng.uniform(-1, 1, 200), largest * rng.uniform(-1, 1, (200, 3))
+    gate, gates = rng.uniform(0, 1, 200), rng.uniform(0, 1, (200, 3))
+    gate[:2], gates[:2] = [0, 1], [[0], [1]]
+    where = rng.random((200, 3)) < 0.8
+    pull = softplus(-gate[:, None] * scores).mean(1)
+    weight = where[:, None] & where[None]
+    push = (weight * softplus(gates[:, None] * others[None])).sum((1, 2)) / np.maximum(weight.sum((1, 2)), 1)
+    found = macr._across(*(jnp.asarray(x, jnp.float32) for x in (scores, others, gate, gates)), jnp.asarray(where))
+    np.testing.assert_allclose(found, pull + push, rtol=1e-5, atol=1e-6)
+
+
 def test_macr_of_one_row_is_the_same_across_and_not() -> None:
     rows = ScoredRows(*(x[:1] for x in rows_of(D + 1)))
     batch = batch_of()._replace(where=None)

@@ -206,6 +206,21 @@ def test_five_way_and_carve_partition_everything(seed: int) -> None:
     assert refit.train.item_counts.min() >= 1
 
 
+@given(st.integers(0, 60))
+def test_a_temporal_five_way_tests_what_each_user_did_last(seed: int) -> None:
+    data = timed(seed)
+    split = five_way(data, seed=seed, last=2, per_item=1, valid=True)
+    check_parts(data, split.train, *split.valid.values(), *split.tests.values())
+    wanted = hold_out_last(data, 2).held
+    np.testing.assert_array_equal(np.sort(split.tests["natural"].keys), np.sort(wanted.keys))
+    natural = split.tests["natural"]
+    for part in (split.train, *split.valid.values(), split.tests["unbiased"]):
+        assert part.times is not None
+        assert natural.times is not None
+        for user in np.intersect1d(natural.users, part.users):
+            assert part.times[part.users == user].max() <= natural.times[natural.users == user].min()
+
+
 def test_natural_part_is_as_popular_as_the_data_and_the_unbiased_one_is_not() -> None:
     data = random_interactions(0, users=400, items=60, density=0.3)
     split = five_way(data, seed=0)

@@ -18,6 +18,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec import objectives, presets
 from jaxrec.baselines.base import Method, known_strengths, want_objective
@@ -26,10 +27,13 @@ from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, pair_scores
 from jaxrec.models.base import identity
 from jaxrec.presets import Settings
+from jaxrec.rows import product
 from jaxrec.select import Arm
 from jaxrec.step import RowObjective, ScoredRows, make_row_step
 from jaxrec.transforms.adjustment import Adjustment, ScoreChange
 from jaxrec.types import Array, Batch, Params, Tables
+
+NODES = 64  # for `across`
 
 SETTINGS = Settings(
     objective="bce", normalize_users=False, layers=2, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5
@@ -76,7 +80,7 @@ def objective(*, alpha: float = 1e-3, beta: float = 1e-3, across: bool = False) 
     both roles. With α = β = 0 and a = b = 0 it is BCE of s/4.
 
     across: BCE(f) of a row is the mean over the batch's scores, each with this row's branches, as the authors' code
-        computes it; B² K logits instead of B K.
+        computes it.
     """
     if alpha < 0 or beta < 0:
         raise ValueError(f"macr wants alpha and beta >= 0, got {alpha} and {beta}; the source has 1e-3 for both")
@@ -100,11 +104,29 @@ def objective(*, alpha: float = 1e-3, beta: float = 1e-3, across: bool = False) 
 
 def _across(scores: Array, others: Array, gate: Array, gates: Array, where: Array | None) -> Array:
     """BCE of each row's branches with the scores of all rows: [B], [B, K], [B], [B, K] -> [B]."""
-    pull = jnp.mean(jax.nn.softplus(-gate[:, None] * scores[None, :]), axis=1)
-    push = jax.nn.softplus(gates[:, None, :] * others[None, :, :])  # [row of the branches, row of the score, negative]
     there = jnp.ones_like(others) if where is None else where.astype(others.dtype)
-    weight = there[:, None, :] * there[None, :, :]
-    return pull + jnp.sum(weight * push, axis=(1, 2)) / jnp.maximum(jnp.sum(weight, axis=(1, 2)), 1.0)
+    pull = _summed_softplus(gate[:, None], -scores[:, None], jnp.full_like(scores[:, None], 1 / len(scores)))[:, 0]
+    push = jnp.sum(there * _summed_softplus(gates, others, there), axis=1)
+    return pull + push / jnp.maximum(there @ jnp.sum(there, axis=0), 1.0)
+
+
+def _summed_softplus(gates: Array, scores: Array, weights: Array) -> Array:
+    """Σ_c w_ck softplus(g_rk s_ck) for gates g in [0, 1], all [B, K] -> [B, K], without the B x B pairs.
+
+    For each k it is a smooth function of the one number g, so its values at `NODES` Chebyshev nodes of [0, 1] give all
+    others: the error is that of float32 where |s| is below 100.
+    """
+    angle = np.pi * (np.arange(NODES) + 0.5) / NODES
+    nodes = jnp.asarray((1 + np.cos(angle)) / 2, scores.dtype)
+    values = jnp.sum(weights[None] * jax.nn.softplus(nodes[:, None, None] * scores[None]), axis=1)
+    turn = np.cos(np.arange(NODES)[:, None] * angle[None, :]) * 2 / NODES
+    turn[0] /= 2
+    terms = product(jnp.asarray(turn, scores.dtype), values)  # [NODES, K] of Chebyshev polynomials
+    t = 2 * gates - 1
+    last = before = jnp.zeros_like(t)  # Clenshaw's recurrence
+    for k in range(NODES - 1, 0, -1):
+        last, before = 2 * t * last - before + terms[k : k + 1], last
+    return t * last - before + terms[:1]
 
 
 def _apart(rows: Array) -> tuple[Array, Array]:

@@ -172,6 +172,14 @@ REGISTRY: dict[str, Recipe] = {
         _fetch_ml_100k,
         _ml_100k_names,
     ),
+    "ml-100k-temporal": Recipe(
+        "MovieLens-100K; the natural test is each user's last 10, the unbiased one drawn from before (seed 0)",
+        "Harper and Konstan 2015, doi:10.1145/2827872",
+        lambda folder: splits.five_way(_ml_100k(folder), seed=0, last=10),
+        "ml-100k",
+        _fetch_ml_100k,
+        _ml_100k_names,
+    ),
     "coat": Recipe(
         "coats, 290 x 300, rated 4 or 5; self-selected train, random-exposure test",
         "Schnabel et al. 2016, arXiv 1602.05352",

@@ -151,12 +151,20 @@ def given(train: Interactions, tests: Mapping[str, Interactions], notes: Sequenc
 
 
 def five_way(
-    data: Interactions, *, seed: int, natural: float = 0.1, per_item: int | None = None, valid: bool = False
+    data: Interactions,
+    *,
+    seed: int,
+    natural: float = 0.1,
+    last: int | None = None,
+    per_item: int | None = None,
+    valid: bool = False,
 ) -> Split:
     """One training set with both tests, `natural` (by user) and `unbiased` (uniform over items).
 
-    `per_item` defaults to 3, or fewer where 3 would take more than a tenth of the interactions. With
-    `valid` the two validation parts are carved from train as well: five parts in one call.
+    The natural test is drawn at random; with `last` it is the last so many interactions of each user by time, and the
+    unbiased one is drawn from what comes before. `per_item` defaults to 3, or fewer where 3 would take more than a
+    tenth of the interactions. With `valid` the two validation parts are carved from train as well, at random: five
+    parts in one call.
 
     >>> from jaxrec.data.pairs import from_pairs
     >>> data = from_pairs(*np.divmod(np.arange(400), 20))
@@ -167,7 +175,7 @@ def five_way(
     ['natural', 'unbiased']
     """
     per_item = _per_item(data, 3) if per_item is None else per_item
-    first, second, notes = _both(data, seed, natural, per_item, "test")
+    first, second, notes = _both(data, seed, natural, per_item, "test", last=last)
     split = Split(second.train, {}, {"natural": first.held, "unbiased": second.held}, notes)
     return carve(split, seed=seed) if valid else split
 
@@ -190,11 +198,11 @@ def carve(
 
 
 def _both(
-    data: Interactions, seed: int, natural: float, per_item: int, part: str
+    data: Interactions, seed: int, natural: float, per_item: int, part: str, last: int | None = None
 ) -> tuple[HoldOut, HoldOut, tuple[str, ...]]:
     # The seed is spawned by part, so that tests and validation of one seed are drawn independently.
     seeds = np.random.SeedSequence([seed, len(part)]).generate_state(2)
-    first = hold_out_random(data, natural, seed=int(seeds[0]))
+    first = hold_out_random(data, natural, seed=int(seeds[0])) if last is None else hold_out_last(data, last)
     second = hold_out_uniform(first.train, per_item, seed=int(seeds[1]))
     return first, second, tuple(f"{part} {note}" for note in first.notes + second.notes)
 
