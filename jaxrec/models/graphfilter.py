@@ -63,16 +63,18 @@ def graph_filter(
 
     def block(users: np.ndarray) -> Array:
         seen = jnp.asarray(history[users].toarray().T, jnp.float32)
-        return filtered(graph, basis, length, seen, low_pass, sharpening).T
+        return filtered(graph, basis, length, seen, low_pass, sharpening, order=ORDER if sharpening else 0).T
 
     return Scorer(train.num_users, train.num_items, block)
 
 
-@jax.jit
-def filtered(graph: Graph, basis: Array, length: Array, seen: Array, low_pass: float, sharpening: float) -> Array:
-    """The filter on columns: histories [I, b] -> scores [I, b], by products with the graph, which P is never made of.
+@jax.jit(static_argnames="order")
+def filtered(
+    graph: Graph, basis: Array, length: Array, seen: Array, low_pass: float, sharpening: float, *, order: int
+) -> Array:
+    """The filter on columns: histories [I, b] -> scores [I, b]. P is never made: each product with it is two with Ã.
 
-    basis [I, W] has orthonormal columns; length [I, 1] is √n_i.
+    basis [I, W] has orthonormal columns; length [I, 1] is √n_i; order is that of the series.
     """
 
     def blur(columns: Array) -> Array:
@@ -80,7 +82,7 @@ def filtered(graph: Graph, basis: Array, length: Array, seen: Array, low_pass: f
 
     low = length * rows.product(basis, rows.product(basis.T, seen / length))
     term = total = blur(seen) + low_pass * low
-    for k in range(1, ORDER + 1):
+    for k in range(1, order + 1):
         term = blur(term) * (-sharpening / k)
         total = total + term
     return total
