@@ -74,10 +74,12 @@ TRAINED: dict[str, Space] = {
     "resn": {"weight": Real(1e-7, 1e-2, log=True)},
     "invcf": {"temperature": Real(0.05, 0.5, log=True), "invariance": Real(1e-3, 1.0, log=True)},
     "paac": {"align": Real(1e-2, 50.0, log=True), "contrast": Real(5e-2, 5.0, log=True)},
-    "ppac": {},
+    "dap": {"clusters": Options((5, 10, 20))},
+    "ppac": {"gamma": Real(1.0, 1024.0, log=True), "beta": Options((-8.0, -32.0, -128.0, -512.0))},
 }
-"""What is searched of a trained baseline beside the learning rate and L2. DAP, which corrects what a graph's layers do,
-is the one that takes no part: its formulas here are a reading that no paper was at hand to check."""
+"""What is searched of a trained baseline beside the learning rate and L2."""
+
+ON_A_GRAPH = ("dap",)  # methods that are plain BPR on mf
 
 SOLVED: dict[str, tuple[Callable[..., Tables | Scorer], Space]] = {
     "popular": (lambda train, seed: models.most_popular(train), {}),
@@ -126,7 +128,9 @@ def find(name: str, backbone: Backbone) -> Contestant:
 
 def names(backbone: Backbone) -> list[str]:
     """All contestants on a backbone, bases first; the solved ones count as matrix factorisation."""
-    return [*BASES, *TRAINED, *(SOLVED if backbone == "mf" else ())]
+    if backbone == "mf":
+        return [*BASES, *(name for name in TRAINED if name not in ON_A_GRAPH), *SOLVED]
+    return [*BASES, *TRAINED]
 
 
 def _own(name: str, option: str) -> Any:

@@ -13,7 +13,8 @@ import pytest
 from conftest import random_interactions
 
 from jaxrec import baselines, metrics, models, objectives, presets, testing
-from jaxrec.baselines import dap, invcf, paac
+from jaxrec.baselines import dap, invcf, paac, ppac
+from jaxrec.baselines.branch import popularity_model
 from jaxrec.baselines.parts import on_backbone
 from jaxrec.presets import Settings
 from jaxrec.step import RowObjective, ScoredRows, Step
@@ -114,13 +115,13 @@ def slow_invcf(
     p, q, r = (x[..., D:] for x in (user, positive, negative))
     found = slow_nce(u, v, w, tau) + weights[0] * slow_nce(p, q, r, tau)
     found += weights[1] * (slow_dcor(u, p) + slow_dcor(v, q))
-    merged = [np.zeros((B, D)), np.zeros((B, D)), np.zeros((B, K, D))]
-    for b in range(B):
-        after = (b + 1) % B
-        merged[0][b], merged[1][b] = unit(u[b] + p[after]), unit(v[b] + q[after])
-        for k in range(K):
-            merged[2][b, k] = unit(w[b, k] + r[after, (k + 1) % K])
-    return found + weights[2] * slow_nce(*merged, tau)
+    join = lambda a, b: np.concatenate([a, b]) / np.sqrt(2)  # noqa: E731
+    for shift in (0, 1):
+        pairs = [(b, (b + shift) % B) for b in range(B)]
+        users, items = (np.array([join(x[b], y[other]) for b, other in pairs]) for x, y in ((u, p), (v, q)))
+        others = np.array([[join(w[b, k], r[b, k]) for k in range(K)] for b in range(B)])
+        found += weights[2] * slow_nce(users, items, others, tau)
+    return found
 
 
 WEIGHTS = (0.4, 0.7, 0.6)
@@ -172,6 +173,15 @@ def test_popularity_rows_are_told_by_counts_and_have_length_1() -> None:
             same = own[counts == count]
             np.testing.assert_array_equal(same, np.broadcast_to(same[0], same.shape))
         assert len(np.unique(own, axis=0)) == len(np.unique(counts))
+
+
+def test_popularities_of_invcf_are_propagated_as_preferences_are() -> None:
+    method = baselines.build("invcf", TRAIN, "lightgcn", width=D, layers=2)
+    params = method.model.init(jax.random.key(0))
+    flat = popularity_model(TRAIN, D).tables(params["popularity"])
+    plain = models.lightgcn(TRAIN, D, layers=2).tables({"user": flat[0], "item": flat[1]})
+    for found, wanted in zip(models.embed(method.model, params)[:2], plain, strict=True):
+        np.testing.assert_allclose(found[:, D:], unit(wanted), rtol=1e-4, atol=1e-6)
 
 
 # paac
@@ -278,37 +288,44 @@ def test_noise_is_new_with_each_batch_and_each_epoch_and_the_same_when_drawn_aga
 # dap
 
 
-def slow_dap(params: Any, cluster: np.ndarray, alpha: float, beta: float, layers: int) -> np.ndarray:
+def slow_dap(params: Any, clusters: list[np.ndarray], alpha: float, beta: float) -> np.ndarray:
     user, item = (np.asarray(params[side], np.float64) for side in ("user", "item"))
     degree = np.concatenate([TRAIN.user_counts, COUNTS])
     e, total = np.concatenate([user, item]), np.concatenate([user, item])
-    edges = np.zeros((USERS + ITEMS, USERS + ITEMS))
-    for u, i in zip(TRAIN.users, TRAIN.items, strict=True):
-        edges[u, USERS + i] = edges[USERS + i, u] = 1 / np.sqrt(degree[u] * degree[USERS + i])
-    for _ in range(layers):
-        e = edges @ e
+    for cluster in clusters:
+        before, e = e, edges() @ e
         after = e.copy()
         for v in range(len(e)):
             for strength, side in ((alpha, degree > degree[v]), (beta, degree < degree[v])):
                 near = np.flatnonzero(side & (cluster == cluster[v]))
                 if len(near):
-                    mean = sum(degree[j] * e[j] for j in near) / degree[near].sum()
-                    after[v] -= strength * (unit(e[v]) @ unit(mean)) * mean
+                    mean = unit(np.mean([e[j] for j in near], axis=0))
+                    after[v] -= strength * (unit(before[v]) @ mean) * mean
         e = after
         total += e
-    return total / (layers + 1)
+    return total / (len(clusters) + 1)
+
+
+def edges() -> np.ndarray:
+    degree = np.concatenate([TRAIN.user_counts, COUNTS])
+    found = np.zeros((USERS + ITEMS, USERS + ITEMS))
+    for u, i in zip(TRAIN.users, TRAIN.items, strict=True):
+        found[u, USERS + i] = found[USERS + i, u] = 1 / np.sqrt(degree[u] * degree[USERS + i])
+    return found
 
 
 def test_dap_is_its_formula_and_its_arm_says_the_same() -> None:
     method = baselines.build("dap", TRAIN, "lightgcn", width=D, layers=2, clusters=3, alpha=0.6, beta=0.3)
     state = method.step.init(jax.random.key(0))
     plain = models.embed(method.model, state.params)
-    cluster = dap.kmeans(jnp.concatenate(plain[:2]), 3)
-    assert set(cluster.tolist()) == {0, 1, 2}
+    start_rows = np.concatenate([state.params["user"], state.params["item"]])
+    layers = [edges() @ start_rows, edges() @ edges() @ start_rows]
+    clusters = [dap.kmeans(jnp.asarray(rows, jnp.float32), 3) for rows in layers]
+    assert all(set(cluster.tolist()) == {0, 1, 2} for cluster in clusters)
     found = method.rank(state.params)
     assert isinstance(found, Tables)
     rows = np.concatenate(found[:2])
-    np.testing.assert_allclose(rows, slow_dap(state.params, cluster, 0.6, 0.3, 2), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(rows, slow_dap(state.params, clusters, 0.6, 0.3), rtol=1e-3, atol=1e-6)
     assert float(np.abs(rows - np.concatenate(plain[:2])).max()) > 1e-3
     start = baselines.start(method, state.params)
     np.testing.assert_allclose(start.user, plain.user, rtol=1e-4, atol=1e-7)
@@ -337,23 +354,94 @@ def test_kmeans_finds_clusters_that_are_apart() -> None:
 # ppac
 
 
-def test_ppac_is_its_formula_and_plain_at_strengths_0() -> None:
-    method = baselines.build("ppac", TRAIN, width=D, neighbours=4)
-    params = method.model.init(jax.random.key(0))
+def slow_popularity(neighbours: int) -> tuple[np.ndarray, np.ndarray]:
     own = [set(TRAIN.items[TRAIN.users == u].tolist()) for u in range(USERS)]
-    plain = np.asarray(params["user"], np.float64) @ np.asarray(params["item"], np.float64).T
-    wanted = plain.copy()
+    personal = np.zeros((USERS, ITEMS))
     for u in range(USERS):
         alike = [(-len(own[u] & own[v]) / len(own[u] | own[v]), v) for v in range(USERS) if v != u and own[u] & own[v]]
-        near = [v for _, v in sorted(alike)[:4]]
-        for i in range(ITEMS):
-            wanted[u, i] += 1.5 * np.mean([i in own[v] for v in near]) - 0.7 * COUNTS[i] / USERS
+        near = [v for _, v in sorted(alike)[:neighbours]]
+        personal[u] = [sum(i in own[v] for v in near) for i in range(ITEMS)]
+        if near:
+            personal[u] = unit(personal[u])
+    return personal, unit(COUNTS)
+
+
+def slow_ppac(
+    user: np.ndarray, positive: np.ndarray, negative: np.ndarray, weight: float, neighbours: int
+) -> np.ndarray:
+    """From rows [u, φ(u), 0] and [v, φ(v), ψ(v)], one by one."""
+    batch, found = batch_of(), np.zeros(B)
+    users, items, others, where = (np.asarray(x) for x in batch[:4])
+    personal, everywhere = slow_popularity(neighbours)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+
+    def row(u: np.ndarray, v: np.ndarray, at: int, i: int) -> tuple[float, float]:
+        pair, item = sigmoid(u[D:-1] @ v[D:-1]), sigmoid(v[-1])
+        return (u[:D] @ v[:D]) * pair * item, (pair - personal[at, i]) ** 2 + (item - everywhere[i]) ** 2
+
+    for b in range(B):
+        score, error = row(user[b], positive[b], users[b], items[b])
+        rows = [row(user[b], negative[b, k], users[b], others[b, k]) for k in range(K) if where[b, k]]
+        found[b] = np.mean([np.log1p(np.exp(s - score)) for s, _ in rows])
+        found[b] += weight / 2 * (error + np.mean([e for _, e in rows]))
+    return found
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.8])
+def test_ppac_is_its_formula_with_its_gradients(weight: float) -> None:
+    rows, loss = rows_of(2 * D + 1), ppac.objective(ppac.popularity(TRAIN, neighbours=4), weight=weight)
+    values = [np.asarray(x, np.float64) for x in (rows.pull, rows.positive, rows.negative)]
+    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow_ppac(*values, weight, 4), rtol=1e-4)
+    check_gradient(loss, lambda *v: float(slow_ppac(*v, weight, 4).sum()), rows, step=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+def test_ppac_ranks_by_its_formula(backbone: Backbone) -> None:
+    method = baselines.build("ppac", TRAIN, backbone, width=D, neighbours=4)
+    params = method.model.init(jax.random.key(0))
+    user, item = (np.asarray(x, np.float64) for x in method.model.tables(params))
+    personal, everywhere = slow_popularity(4)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    plain = (user[:, :D] @ item[:, :D].T) * sigmoid(user[:, D:-1] @ item[:, D:-1].T) * sigmoid(item[:, -1])
     found = method.rank(params, gamma=1.5, beta=-0.7)
     assert isinstance(found, Scorer)
+    wanted = plain + 1.5 * personal - 0.7 * everywhere
     np.testing.assert_allclose(found.block(np.arange(USERS)), wanted, rtol=1e-4, atol=1e-5)
     zero = method.rank(params, gamma=0.0, beta=0.0)
     assert isinstance(zero, Scorer)
     np.testing.assert_allclose(zero.block(np.arange(4, 9)), plain[4:9], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+def test_ppac_without_its_networks_is_a_quarter_of_its_base(backbone: Backbone) -> None:
+    """Where φ and ψ are 0 both gates are 1/2, so that without its terms it is BPR of s/4."""
+    method = baselines.build("ppac", TRAIN, backbone, width=D, weight=0.0)
+    params = method.model.init(jax.random.key(0))
+    params |= {name: jax.tree.map(jnp.zeros_like, params[name]) for name in ("pair", "item")}
+    base = presets.build(dataclasses.replace(on_backbone(ppac.SETTINGS, backbone), width=D), TRAIN)[0]
+    tables = models.embed(base, params["base"])
+    ranked = method.rank(params, gamma=0.0, beta=0.0)
+    assert isinstance(ranked, Scorer)
+    scores = np.asarray(tables.user @ tables.item.T)
+    np.testing.assert_allclose(4 * np.asarray(ranked.block(np.arange(USERS))), scores, rtol=1e-4, atol=1e-6)
+    batch = batch_of()
+    user, item = method.model.tables(params)
+    rows = ScoredRows(*(user[batch.users],) * 2, item[batch.positives], item[batch.negatives])
+    loss = ppac.objective(ppac.popularity(TRAIN), weight=0.0)(rows, batch, EPOCH)
+    u, i, j = (np.asarray(x)[..., :D] / 2 for x in (rows.pull, rows.positive, rows.negative))
+    wanted = objectives.bpr()(
+        jnp.asarray((u * i).sum(1)), jnp.asarray(np.einsum("bd,bkd->bk", u, j)), where=batch.where
+    )
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+
+
+def test_the_networks_of_ppac_see_rows_before_they_are_propagated() -> None:
+    method = baselines.build("ppac", TRAIN, "lightgcn", width=D)
+    params = method.model.init(jax.random.key(0))
+    item, layers = np.asarray(params["base"]["item"], np.float64), jax.tree.map(np.asarray, params["item"])
+    seen = np.maximum(item @ layers["first"] + layers["first_bias"], 0)
+    wanted = seen @ layers["last"] + layers["last_bias"]
+    np.testing.assert_allclose(method.model.tables(params)[1][:, -1:], wanted, rtol=1e-4, atol=1e-6)
 
 
 # all of them
@@ -400,6 +488,8 @@ def test_a_short_fit_lowers_the_loss_and_ranks_better_than_at_random(name: str, 
         ("dap", {"objective": "bce"}, "dap wants objective 'bpr'"),
         ("ppac", {"neighbours": 0}, "ppac wants at least one neighbour, got 0"),
         ("ppac", {"objective": "bce"}, "ppac wants objective 'bpr'"),
+        ("ppac", {"weight": -1.0}, "ppac wants weight >= 0, got -1.0"),
+        ("ppac", {"shared": True, "negatives": 8}, "ppac wants negatives of each row's own"),
     ],
 )
 def test_they_say_what_they_want(name: str, options: dict[str, Any], message: str) -> None:

@@ -48,7 +48,8 @@ def test_sources_values_come_first_and_lie_in_the_space(backbone: contestants.Ba
             of = who.space[option]
             inside = of.low <= value <= of.high if isinstance(of, contestants.Real) else value in of.values
             assert inside, (name, option, value)
-    assert set(baselines.METHODS) - set(contestants.TRAINED) == {"dap"}  # no other baseline is left out
+    assert set(baselines.METHODS) == set(contestants.TRAINED)  # no baseline is left out
+    assert set(contestants.TRAINED) - set(contestants.names(backbone)) == ({"dap"} if backbone == "mf" else set())
 
 
 def test_unknown_contestants_are_named() -> None:

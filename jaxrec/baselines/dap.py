@@ -1,17 +1,17 @@
 """DAP: what graph convolutions amplify is taken off again, layer by layer (Chen et al. 2023, arXiv 2305.14886).
 
     e^(l) = D^-1/2 A D^-1/2 ẽ^(l−1),    ẽ^(0) = e^(0)
-    ẽ_v   = e_v − α cos(e_v, h_v) h_v − β cos(e_v, t_v) t_v
+    ẽ_v^(l) = e_v^(l) − α cos(ẽ_v^(l−1), h_v) ĥ_v − β cos(ẽ_v^(l−1), t_v) t̂_v
 
-h_v is the mean of e_j over the nodes j of v's cluster with more interactions than v, weighted by how many they have,
-and t_v over those with fewer; 0 where there are none. The model ranks by the mean of ẽ^(0) .. ẽ^(L). It needs no
-training of its own. The source clusters nodes, estimates from popular neighbours what was amplified, and takes it off
-in each layer. The forms of h_v and t_v, their weights by cosine, and clusters that are found once, by k-means of the
-plain model's rows, are this library's reading of it.
+h_v is the mean of e_j^(l) over the nodes j of v's cluster with more interactions than v, and t_v over those with fewer,
+ĥ_v and t̂_v the same at length 1; 0 where there are none. The model ranks by the mean of ẽ^(0) .. ẽ^(L). It needs no
+training of its own. This is what the authors' code does (github.com/MEICRS/DAP), but for the clusters: there k-means
+runs in each layer on the rows e^(l), here on those of α = β = 0, so that strengths can be tried without new clusters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import models, presets
+from jaxrec import presets
 from jaxrec.baselines.base import Method, known_strengths, want_objective, want_plain_rows
 from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
@@ -44,7 +44,6 @@ class Groups(NamedTuple):
     last: np.ndarray  # [N] whether it is the last
     fewer: np.ndarray  # [N] of each node: the last place in its cluster of a smaller degree, or -1
     more: np.ndarray  # [N] the first place in its cluster of a larger degree, or -1
-    degree: np.ndarray  # [N] of each node
 
 
 def kmeans(rows: Array, clusters: int, *, seed: int = 0, rounds: int = 20) -> np.ndarray:
@@ -85,43 +84,47 @@ def groups(cluster: np.ndarray, degree: np.ndarray) -> Groups:
         np.concatenate([change, [True]]),
         np.where((before >= 0) & (placed[before] == cluster), before, -1),
         np.where((after < len(order)) & (placed[inside] == cluster), after, -1),
-        degree.astype(np.float32),
     )
 
 
 def neighbours(rows: Array, found: Groups) -> tuple[Array, Array]:
     """h and t of the rows e [N, D] of all nodes: [N, D] each."""
-    weighted = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], axis=1) * jnp.asarray(found.degree)[:, None]
-    weighted = weighted[found.order]
+    counted = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], axis=1)[found.order]
 
     def mean(opens: np.ndarray, at: np.ndarray, reverse: bool) -> Array:
         def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
             return a[0] | b[0], jnp.where(b[0], b[1], a[1] + b[1])
 
         # Sums start anew in each cluster, so that small ones aren't lost in the rounding of large ones.
-        sums = jax.lax.associative_scan(add, (jnp.asarray(opens)[:, None], weighted), reverse=reverse)[1]
+        sums = jax.lax.associative_scan(add, (jnp.asarray(opens)[:, None], counted), reverse=reverse)[1]
         total = jnp.where(jnp.asarray(at >= 0)[:, None], sums[at], 0.0)
         return total[:, :-1] / jnp.maximum(total[:, -1:], 1.0)
 
     return mean(found.last, found.more, True), mean(found.first, found.fewer, False)
 
 
-def corrected(rows: Array, found: Groups, alpha: Strength, beta: Strength) -> Array:
-    """ẽ of the rows e [N, D] of all nodes."""
-    high, low = neighbours(rows, found)
-    along = lambda mean: jnp.sum(unit(rows) * unit(mean), axis=1, keepdims=True) * mean  # noqa: E731
+def corrected(rows: Array, before: Array, found: Groups, alpha: Strength, beta: Strength) -> Array:
+    """ẽ^(l) from the rows e^(l) and ẽ^(l−1), both [N, D], of all nodes."""
+    high, low = map(unit, neighbours(rows, found))
+    along = lambda mean: jnp.sum(unit(before) * mean, axis=1, keepdims=True) * mean  # noqa: E731
     return rows - alpha * along(high) - beta * along(low)
 
 
-def tables(params: Params, graph: Graph, found: Groups, *, layers: int, alpha: Strength, beta: Strength) -> Tables:
-    """The mean of ẽ^(0) .. ẽ^(L); with α = β = 0 it is LightGCN."""
-    user, item = params["user"], params["item"]
-    users, items = user, item
-    for _ in range(layers):
-        rows = corrected(jnp.concatenate([graph.to_users @ item, graph.to_items @ user]), found, alpha, beta)
-        user, item = rows[: len(users)], rows[len(users) :]
-        users, items = users + user, items + item
-    return Tables(users / (layers + 1), items / (layers + 1))
+def propagated(graph: Graph, rows: Array, users: int) -> Array:
+    """A layer: D^-1/2 A D^-1/2 of the rows [N, D] of users, then items."""
+    user, item = rows[:users], rows[users:]
+    return jnp.concatenate([graph.to_users @ item, graph.to_items @ user])
+
+
+def tables(params: Params, graph: Graph, found: Sequence[Groups], *, alpha: Strength, beta: Strength) -> Tables:
+    """The mean of ẽ^(0) .. ẽ^(L), `found` being the groups of each layer; with α = β = 0 it is LightGCN."""
+    users = params["user"].shape[0]
+    total = rows = jnp.concatenate([params["user"], params["item"]])
+    for groups_of_layer in found:
+        rows = corrected(propagated(graph, rows, users), rows, groups_of_layer, alpha, beta)
+        total = total + rows
+    total = total / (len(found) + 1)
+    return Tables(total[:users], total[users:])
 
 
 def build(
@@ -146,9 +149,11 @@ def build(
     degree, strengths = np.concatenate([train.user_counts, train.item_counts]), {"alpha": alpha, "beta": beta}
 
     def at(params: Params) -> Any:
-        graph = normalized_graph(train)
-        found = groups(kmeans(jnp.concatenate(models.embed(model, params)[:2]), clusters, seed=seed), degree)
-        return partial(tables, params, graph, found, layers=layers)
+        graph, rows, found = normalized_graph(train), jnp.concatenate([params["user"], params["item"]]), []
+        for _ in range(layers):
+            rows = propagated(graph, rows, train.num_users)
+            found.append(groups(kmeans(rows, clusters, seed=seed), degree))
+        return partial(tables, params, graph, found)
 
     def rank(params: Params, ledger: GradientLedger | None = None, **given: float) -> Tables:
         return at(params)(**known_strengths(strengths, given))

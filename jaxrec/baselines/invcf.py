@@ -1,14 +1,19 @@
 """InvCF: preferences that stay the same under another popularity (Zhang et al. 2023, WWW, arXiv 2302.05328).
 
     rows   preference û, v̂ of the backbone, and popularity p̂, q̂ of embeddings that know counts only; all of length 1
-    L      = NCE(û, v̂) + λ₁ NCE(p̂, q̂) + λ₂ [dCor(û, p̂) + dCor(v̂, q̂)] + λ₃ NCE(û ⊕ p̂', v̂ ⊕ q̂')
+    L      = NCE(û, v̂) + λ₁ NCE(p̂, q̂) + λ₂ [dCor(û, p̂) + dCor(v̂, q̂)]
+             + λ₃ [NCE(û ⊕ p̂, v̂ ⊕ q̂) + NCE(û ⊕ p̂', v̂ ⊕ q̂')]
     NCE    −log e^{cos_ui/τ} / (e^{cos_ui/τ} + Σ_j e^{cos_uj/τ})
     test   ⟨û, v̂⟩
 
-p̂' and q̂' are popularities of others, so that what û and v̂ say has to hold whatever popularity comes with it, and
-a ⊕ b is (a + b)/‖a + b‖. The source has these four modules (preference, popularity, disentanglement, augmentation).
-That a merge is a sum, that popularities are exchanged with the batch's next row, and which of the published weights
-goes with which term are this library's reading of it.
+a ⊕ b is [a, b]/√2, of length 1, too. p̂' and q̂' are those of another row of the batch, so that what û and v̂ say has
+to hold whatever popularity comes with it; a negative keeps its own. On LightGCN the embeddings of counts are
+propagated, too.
+
+These are the terms and weights of the authors' code (github.com/anzhang314/InvCF), which shuffles the batch where
+popularities are taken from the next row here. It has two things that its paper does not, and that are left out: the
+halves of sampled negatives are put together the other way round than those of positives, and its dCor compares parts
+of a row with each other instead of preferences with popularities. Halves are not of length 1 there before ⊕.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec import objectives, presets
 from jaxrec.baselines.base import Method, known_strengths
@@ -37,7 +43,8 @@ SETTINGS = replace(COSINES, layers=2, negatives=64)
 
 
 def beside(model: Model, train: Interactions, *, scale: float = 0.1) -> Model:
-    """Scored rows [û, p̂] and [v̂, q̂] of twice the width: the model's own, and unit rows of `popularity_model`.
+    """Scored rows [û, p̂] and [v̂, q̂] of twice the width: the model's own, and unit rows of `popularity_model`, which go
+    through the model's `tables` as its own parameters do.
 
     Parameters are {"base": the model's own, "popularity": a row for each count}. L2 looks at the base only.
     """
@@ -49,7 +56,8 @@ def beside(model: Model, train: Interactions, *, scale: float = 0.1) -> Model:
         return {"base": model.init(base_key), "popularity": counts.init(own_key)}
 
     def tables(params: Params) -> tuple[Array, Array]:
-        (user, item), (p, q) = model.tables(params["base"]), counts.tables(params["popularity"])
+        own = dict(zip(("user", "item"), counts.tables(params["popularity"]), strict=True))
+        (user, item), (p, q) = model.tables(params["base"]), model.tables(own)
         return jnp.concatenate([user, p], axis=1), jnp.concatenate([item, q], axis=1)
 
     inner = model.tables if model.penalized is None else model.penalized
@@ -69,11 +77,16 @@ def _heads(head: Callable[[Array], Array], rows: Array, width: int) -> Array:
     return jnp.concatenate([head(rows[..., :width]), unit(rows[..., width:])], axis=-1)
 
 
-def exchanged(rows: Array) -> Array:
-    """[û ⊕ p̂'] of rows [û, p̂] [B, 2W], or negatives' [B, K, 2W]: p̂' is that of the next row and the next negative."""
-    preference, popularity = jnp.split(rows, 2, axis=-1)
-    axes = tuple(range(rows.ndim - 1))
-    return unit(preference + jnp.roll(popularity, (-1,) * len(axes), axes))
+def merged(rows: ScoredRows, *, exchange: bool = False) -> ScoredRows:
+    """Rows [û ⊕ p̂] of rows [û, p̂]; with `exchange` users and positives get the popularity of the batch's next row."""
+
+    def other(half: Array) -> Array:
+        preference, popularity = jnp.split(half, 2, axis=-1)
+        return jnp.concatenate([preference, jnp.roll(popularity, -1, axis=0)], axis=-1)
+
+    if exchange:
+        rows = ScoredRows(other(rows.pull), other(rows.push), other(rows.positive), rows.negative)
+    return ScoredRows(*(x / jnp.float32(np.sqrt(2.0)) for x in rows))
 
 
 def objective(
@@ -110,7 +123,7 @@ def objective(
         if disentangle:
             found += disentangle * (discrepancy(rows.pull[:compared]) + discrepancy(rows.positive[:compared]))
         if invariance:
-            found += invariance * nce(ScoredRows(*map(exchanged, rows)), batch)
+            found += invariance * (nce(merged(rows), batch) + nce(merged(rows, exchange=True), batch))
         return found
 
     return loss
