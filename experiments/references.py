@@ -8,7 +8,8 @@
     macr-mf-adressa-across   what their code trains in place of their formula (`baselines.macr.objective`), and users
                              drawn uniformly, as there
     macr-lightgcn-adressa-across  the same on LightGCN
-    macr-mf-adressa-on-test  epochs and c chosen on the test itself, as the authors did: a check, not a result
+    macr-mf-adressa-on-test, macr-mf-adressa-across-on-test, macr-lightgcn-adressa-across-on-test
+                             epochs and c chosen on the test itself, as the authors did: checks, not results
 
 The first is read at the epochs of the authors' log, and the two filters have no epochs, so nothing is selected here
 (what their authors' settings were selected on, their papers do not say). For the next four, validation parts are
@@ -47,8 +48,12 @@ PUBLISHED = {
     "macr-mf-adressa-across": {"best": (0.1061, 0.0467)},
     "macr-lightgcn-adressa-across": {"best": (0.1297, 0.0607)},
     "macr-mf-adressa-on-test": {"on test": (0.1061, 0.0467)},
+    "macr-mf-adressa-across-on-test": {"on test": (0.1061, 0.0467)},
+    "macr-lightgcn-adressa-across-on-test": {"on test": (0.1297, 0.0607)},
 }
 KEYS = {"whole": "nothing to train", "best": "chosen on validation", "on test": "chosen on the test"}
+
+AS_THEIRS: dict[str, Any] = {"across": True, "sample_by": "user"}  # what MACR's authors' code does
 
 
 def lightgcn_gowalla(epochs: int, out: Path) -> dict[str, Any]:
@@ -113,10 +118,10 @@ def macr_adressa(backbone: Any, epochs: int, seeds: int, **options: Any) -> dict
     return {"best": mean.tolist(), "sd": sd.tolist(), "seeds": seeds, "epochs": best, "c": c, "validation": value}
 
 
-def macr_on_test(epochs: int) -> dict[str, Any]:
+def macr_on_test(backbone: Any, epochs: int, **options: Any) -> dict[str, Any]:
     """The best that every 20th epoch with any c comes to on the unbiased test itself: what choosing there gives."""
     split = registry.load("adressa-macr").split
-    method = baselines.build("macr", split.train, "mf", batch_size=1024)
+    method = baselines.build("macr", split.train, backbone, batch_size=1024, **options)
     begin = method.step.init(jax.random.key(0))
     assert begin.ledger is not None
     assert method.arm is not None
@@ -144,11 +149,11 @@ NAMES: dict[str, Callable[..., dict[str, Any]]] = {
     "bspm-gowalla": lambda epochs, out: filter_gowalla(width=448, low_pass=0.2, sharpening=2.5),
     "macr-mf-adressa": lambda epochs, out: macr_adressa("mf", epochs or 600, 5),
     "macr-lightgcn-adressa": lambda epochs, out: macr_adressa("lightgcn", epochs or 100, 3),
-    "macr-mf-adressa-across": lambda epochs, out: macr_adressa("mf", epochs or 500, 3, across=True, sample_by="user"),
-    "macr-lightgcn-adressa-across": lambda epochs, out: macr_adressa(
-        "lightgcn", epochs or 600, 2, across=True, sample_by="user"
-    ),
-    "macr-mf-adressa-on-test": lambda epochs, out: macr_on_test(epochs or 600),
+    "macr-mf-adressa-across": lambda epochs, out: macr_adressa("mf", epochs or 500, 3, **AS_THEIRS),
+    "macr-lightgcn-adressa-across": lambda epochs, out: macr_adressa("lightgcn", epochs or 600, 2, **AS_THEIRS),
+    "macr-mf-adressa-on-test": lambda epochs, out: macr_on_test("mf", epochs or 600),
+    "macr-mf-adressa-across-on-test": lambda epochs, out: macr_on_test("mf", epochs or 300, **AS_THEIRS),
+    "macr-lightgcn-adressa-across-on-test": lambda epochs, out: macr_on_test("lightgcn", epochs or 400, **AS_THEIRS),
 }
 
 
