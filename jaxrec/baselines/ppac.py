@@ -77,9 +77,8 @@ def popularity(train: Interactions, *, neighbours: int = 30) -> Popularity:
     """PP and GP of a training set, rows of length 1; one that is empty stays so."""
     found = (similar_users(train, neighbours=neighbours) @ train.to_scipy()).tocsr().astype(np.float32)
     found.sort_indices()
-    lengths = np.sqrt(np.bincount(np.repeat(np.arange(found.shape[0]), np.diff(found.indptr)), found.data**2,
-                                  minlength=found.shape[0]))  # fmt: skip
-    found.data /= np.repeat(np.maximum(lengths, 1e-12), np.diff(found.indptr)).astype(np.float32)
+    lengths = np.sqrt(found.multiply(found).sum(axis=1))
+    found.data /= np.repeat(np.maximum(lengths, 1e-12), np.diff(found.indptr))
     counts = train.item_counts.astype(np.float32)
     return Popularity(found, counts / max(float(np.linalg.norm(counts)), 1e-12))
 

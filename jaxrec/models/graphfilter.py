@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrec import rows
 from jaxrec.models.lightgcn import Graph, normalized_graph
-from jaxrec.models.spectral import leading_vectors
+from jaxrec.models.spectral import leading_vectors, want_width_and_rounds
 from jaxrec.types import Array, Scorer
 
 if TYPE_CHECKING:
@@ -46,14 +46,9 @@ def graph_filter(
     >>> scores.shape
     (1, 3)
     """
-    if not 1 <= width <= min(train.num_users, train.num_items):
-        raise ValueError(
-            f"width must be between 1 and the smaller number of {train.num_users} users and {train.num_items} items, "
-            f"got {width}"
-        )
-    if low_pass < 0 or sharpening < 0 or rounds < 1:
-        got = f"{low_pass}, {sharpening} and {rounds}"
-        raise ValueError(f"low_pass and sharpening must be at least 0 and rounds at least 1, got {got}")
+    want_width_and_rounds(train, width, rounds)
+    if low_pass < 0 or sharpening < 0:
+        raise ValueError(f"low_pass and sharpening must be at least 0, got {low_pass} and {sharpening}")
     graph = normalized_graph(train)
     wide = min(width + SPARE, train.num_users, train.num_items)
     start = jax.random.normal(jax.random.key(seed), (train.num_items, wide))

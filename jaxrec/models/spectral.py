@@ -42,6 +42,14 @@ def spectral(
     >>> tables.user.shape, tables.item.shape
     ((3, 2), (3, 2))
     """
+    want_width_and_rounds(train, width, rounds)
+    graph = scaled_graph(train, user_power, item_power)
+    start = jax.random.normal(jax.random.key(seed), (train.num_items, width))
+    return leading_vectors(graph, start, value_power, rounds=rounds)
+
+
+def want_width_and_rounds(train: Interactions, width: int, rounds: int) -> None:
+    """ValueError where there are not so many vectors, or nothing is improved."""
     if not 1 <= width <= min(train.num_users, train.num_items):
         raise ValueError(
             f"width must be between 1 and the smaller number of {train.num_users} users and {train.num_items} items, "
@@ -49,9 +57,6 @@ def spectral(
         )
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    graph = scaled_graph(train, user_power, item_power)
-    start = jax.random.normal(jax.random.key(seed), (train.num_items, width))
-    return leading_vectors(graph, start, value_power, rounds=rounds)
 
 
 @jax.jit(static_argnames="rounds")
