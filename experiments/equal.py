@@ -105,16 +105,9 @@ def compare(
 def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> list[str]:
     """A line for each group with both tests and each share: ours, the best other method, the difference, and the
     largest p against any other, which need not be that of the best one."""
-    head: tuple[str, ...] = (
-        "data, backbone",
-        "natural kept",
-        "ours",
-        "NDCG@20 unbiased",
-        "best other",
-        "NDCG@20 unbiased",
-    )
-    head += ("difference", "p, Holm", "largest p, Holm")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    columns = "data, backbone | natural kept | ours | NDCG@20 unbiased | best other | NDCG@20 unbiased"
+    head = f"{columns} | difference | p, Holm | largest p, Holm"
+    lines = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
     for group, values in zip(groups, by_user, strict=True):
         for share in (share for share in SHARES if applies(group, share)):
             ours, ranked, tested = compare(group, values, share)

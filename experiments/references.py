@@ -12,7 +12,7 @@
                              epochs and c chosen on the test itself, as the authors did: checks, not results
 
 The first is read at the epochs of the authors' log, and the two filters have no epochs, so nothing is selected here
-(what their authors' settings were selected on, their papers do not say). For the next four, validation parts are
+(what their authors selected their settings on is not known here). For the next four, validation parts are
 carved from the training interactions, the epoch and c that are best there by unbiased NDCG@20 are taken, and the model
 is trained again on all of them.
 

@@ -11,9 +11,9 @@ to hold whatever popularity comes with it; a negative keeps its own. On LightGCN
 propagated, too.
 
 These are the terms and weights of the authors' code (github.com/anzhang314/InvCF), which shuffles the batch where
-popularities are taken from the next row here. It has two things that its paper does not, and that are left out: the
-halves of sampled negatives are put together the other way round than those of positives, and its dCor compares parts
-of a row with each other instead of preferences with popularities. Halves are not of length 1 there before ⊕.
+popularities are taken from the next row here. Two things of it look like slips and are left out: the halves of sampled
+negatives are put together the other way round than those of positives, and its dCor compares parts of a row with each
+other instead of preferences with popularities. Halves are not of length 1 there before ⊕.
 """
 
 from __future__ import annotations
