@@ -19,6 +19,7 @@ from jaxrec import objectives, optim, rank, samplers
 from jaxrec.ledger import GradientLedger
 from jaxrec.models.base import Model, candidate_scores, pair_scores
 from jaxrec.objectives import Objective
+from jaxrec.rows import product
 from jaxrec.step import Observation, make_step
 from jaxrec.train import make_epoch
 from jaxrec.transforms.adjustment import fold_bias
@@ -61,8 +62,8 @@ def score_scale(tables: Tables) -> Array:
     """
     folded = fold_bias(tables)
     centred = folded.item - jnp.mean(folded.item, axis=0, keepdims=True)
-    covariance = centred.T @ centred / folded.item.shape[0]
-    square = jnp.sum((folded.user @ covariance) * folded.user, axis=1)
+    covariance = product(centred.T, centred) / folded.item.shape[0]
+    square = jnp.sum(product(folded.user, covariance) * folded.user, axis=1)
     floor = 1e-12 * jnp.maximum(jnp.max(square), 1e-30)
     return jnp.where(square > floor, jnp.sqrt(jnp.where(square > floor, square, 1.0)), 1.0)
 

@@ -90,7 +90,7 @@ def _record(role: Role, events: Events, weight: Array | None) -> Role:
     if weight is None:
         vector = role.vector.at[events.ids].add(-events.gradient)
     else:
-        vector = role.vector - weight[events.ids] @ events.gradient
+        vector = role.vector - product(weight[events.ids], events.gradient)
     return Role(vector, role.size.at[events.ids].add(events.size), role.events.at[events.ids].add(number))
 
 

@@ -24,6 +24,7 @@ from jaxrec.data.interactions import DataError, Interactions
 from jaxrec.ledger import GradientLedger, Role, Side
 from jaxrec.models.ials import Block, blocks
 from jaxrec.models.wrappers import unit
+from jaxrec.rows import product
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
 
@@ -59,7 +60,7 @@ def fold_in(
     data = _interactions(histories, item.shape[0])
     out = jnp.zeros((data.num_users, item.shape[1]))
     bias = jnp.zeros(item.shape[0]) if item_bias is None else item_bias
-    gram = item.T @ item
+    gram = product(item.T, item)
     regular = gram + ridge * jnp.trace(gram) / item.shape[1] * jnp.eye(item.shape[1])
     rows = unit(item) if score == "cosine" else item
     for part in blocks(data):
@@ -80,8 +81,9 @@ def _mean_rows(out: Array, item: Array, part: Block) -> Array:
 def _solve_rows(out: Array, item: Array, bias: Array, regular: Array, part: Block, weight: Array) -> Array:
     own = item.at[part.history].get(mode="fill", fill_value=0.0)  # [b, T, D]; rows beyond the history are 0
     own_bias = bias.at[part.history].get(mode="fill", fill_value=0.0)
-    left = regular[None] + weight * jnp.einsum("btd,bte->bde", own, own)
-    right = jnp.einsum("bt,btd->bd", (1 + weight) * (1 - own_bias) + own_bias, own) - (bias @ item)[None]
+    left = regular[None] + weight * jnp.einsum("btd,bte->bde", own, own, precision="highest")
+    wanted = (1 + weight) * (1 - own_bias) + own_bias
+    right = jnp.einsum("bt,btd->bd", wanted, own, precision="highest") - product(bias, item)[None]
     solved = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(left), True), right[..., None])
     return out.at[part.rows].set(solved[..., 0], mode="drop")
 
@@ -109,14 +111,14 @@ def calibrate_fold_in(
     starts, items = interactions.csr()
     histories = _interactions([items[starts[u] : starts[u + 1]] for u in chosen], interactions.num_items)
     centred = folded.item - jnp.mean(folded.item, axis=0, keepdims=True)
-    covariance = centred.T @ centred / folded.item.shape[0]
+    covariance = product(centred.T, centred) / folded.item.shape[0]
     own = folded.user[chosen]
     constant = [] if tables.item_bias is None else [own[:, -1:]]
 
     def agreement(rows: Array) -> float:
         rows = jnp.concatenate([rows, *constant], axis=1)
-        both = jnp.sum((rows @ covariance) * own, axis=1)
-        sizes = jnp.sum((rows @ covariance) * rows, axis=1) * jnp.sum((own @ covariance) * own, axis=1)
+        both = jnp.sum(product(rows, covariance) * own, axis=1)
+        sizes = jnp.sum(product(rows, covariance) * rows, axis=1) * jnp.sum(product(own, covariance) * own, axis=1)
         return float(jnp.mean(both / jnp.sqrt(jnp.maximum(sizes, 1e-30))))
 
     best = FoldIn("cosine", 1.0, 0.0, agreement(fold_in(tables.item, histories, score="cosine")))

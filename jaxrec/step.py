@@ -25,7 +25,7 @@ from jaxrec import ledger as ledgers
 from jaxrec.models.base import Model, Score, candidate_scores, pair_scores
 from jaxrec.objectives import Objective
 from jaxrec.optim import RowOptimizer
-from jaxrec.rows import length, take
+from jaxrec.rows import length, product, take
 from jaxrec.types import Array, Batch, Params
 
 
@@ -164,7 +164,7 @@ def observe_batch(
     shared = batch.negatives.ndim == 1
     present = jnp.ones_like(g.negative) if batch.where is None else batch.where.astype(g.negative.dtype)
     if shared:
-        push_size, push_count = by_user @ jnp.abs(g.negative), jnp.sum(present, axis=0)
+        push_size, push_count = product(by_user, jnp.abs(g.negative)), jnp.sum(present, axis=0)
     else:
         push_size, push_count = (jnp.abs(g.negative) * by_user[:, None]).ravel(), present.ravel()
     return ledgers.observe(

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import chromium
 import jax
 import numpy as np
 import pytest
 from hypothesis import settings
+from jax.experimental import sparse
+from jax.extend.core.primitives import dot_general_p
 
+import jaxrec
 from jaxrec import cli, data
 from jaxrec.data import Interactions
 from jaxrec.presets import PRESETS
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+if jax.default_backend() != "cpu":  # for the formulas of the tests; on CPUs the fixture below sees the library's own
+    jax.config.update("jax_default_matmul_precision", "highest")
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25, print_blob=True)
 settings.load_profile("repeatable")
 
@@ -37,6 +45,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_data)
         if item.get_closest_marker("browser"):
             item.add_marker(no_browser)
+
+
+LIBRARY, TESTS, SPARSE = (str(Path(module).resolve().parent) for module in (jaxrec.__file__, __file__, sparse.__file__))
+FULL = (jax.lax.Precision.HIGHEST,) * 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_product_is_in_float32() -> Iterator[None]:
+    """A product that the library asks for at the default precision fails here, where it makes no difference: GPUs would
+    round its factors to 10 bits, TPUs to 7."""
+    bind = dot_general_p.bind
+
+    def checked(*arguments: Any, **options: Any) -> Any:
+        if options["precision"] != FULL and _asked_by(sys._getframe(1)).startswith(LIBRARY):
+            raise AssertionError(f"a product at the precision {options['precision']}: use jaxrec.rows.product")
+        return bind(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dot_general_p, "bind", checked)
+        yield
+
+
+def _asked_by(frame: Any) -> str:
+    """The file of the nearest caller: the library, a test, or jax's sparse matrices, which only CPUs are given and
+    which trace a dense product to learn what to do."""
+    while frame is not None and not frame.f_code.co_filename.startswith((LIBRARY, TESTS, SPARSE)):
+        frame = frame.f_back
+    return "" if frame is None else str(frame.f_code.co_filename)
 
 
 def random_interactions(seed: int = 0, users: int = 30, items: int = 20, density: float = 0.2) -> Interactions:

@@ -26,6 +26,7 @@ from jaxrec.ledger import GradientLedger
 from jaxrec.models.lightgcn import Graph, normalized_graph
 from jaxrec.models.wrappers import unit
 from jaxrec.presets import Settings
+from jaxrec.rows import product
 from jaxrec.select import Arm
 from jaxrec.transforms.adjustment import Adjustment, Strength
 from jaxrec.types import Array, Params, Tables
@@ -52,7 +53,7 @@ def kmeans(rows: Array, clusters: int, *, seed: int = 0, rounds: int = 20) -> np
     chosen = np.random.default_rng(seed).choice(rows.shape[0], min(clusters, rows.shape[0]), replace=False)
 
     def nearest(centres: Array) -> Array:
-        return jnp.argmin(jnp.sum(centres**2, axis=1)[None, :] - 2.0 * rows @ centres.T, axis=1)
+        return jnp.argmin(jnp.sum(centres**2, axis=1)[None, :] - 2.0 * product(rows, centres.T), axis=1)
 
     def again(centres: Array, _: None) -> tuple[Array, None]:
         of = nearest(centres)

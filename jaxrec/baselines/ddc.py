@@ -19,6 +19,7 @@ from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
 from jaxrec.models.base import candidate_scores, pair_scores
 from jaxrec.models.wrappers import unit
+from jaxrec.rows import product
 from jaxrec.select import Arm
 from jaxrec.transforms.adjustment import Adjustment, Strength, fold_bias
 from jaxrec.types import Array, Batch, Tables
@@ -51,7 +52,7 @@ def directions(tables: Tables, train: Interactions, *, head: float = 0.05) -> Di
     d = unit(jnp.mean(item[order[:cut]], axis=0) - jnp.mean(item[order[cut:]], axis=0))
     total = jnp.zeros((tables.user.shape[0], item.shape[1])).at[train.users].add(item[train.items])
     own = total / jnp.maximum(jnp.asarray(train.user_counts, jnp.float32), 1.0)[:, None]
-    return Directions(d, unit(own - (own @ d)[:, None] * d[None, :]))
+    return Directions(d, unit(own - product(own, d)[:, None] * d[None, :]))
 
 
 def loss(scalars: Scalars, tables: Tables, along: Directions, batch: Batch) -> Array:

@@ -25,6 +25,7 @@ from jaxrec.data.interactions import Interactions
 from jaxrec.models import candidate_scores, pair_scores
 from jaxrec.objectives import row_mean
 from jaxrec.presets import Settings
+from jaxrec.rows import product
 from jaxrec.step import RowObjective, ScoredRows, make_row_step
 from jaxrec.types import Array, Batch
 
@@ -51,7 +52,7 @@ def _distances(x: Array) -> Array:
     """‖x_i − x_j‖ [n, n], 0 without a gradient where two rows are alike to rounding."""
     square = jnp.sum(x * x, axis=1)
     both = square[:, None] + square[None, :]
-    gap = both - 2.0 * x @ x.T
+    gap = both - 2.0 * product(x, x.T)
     apart = gap > 1e-6 * both
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, gap, 1.0)), 0.0)
 

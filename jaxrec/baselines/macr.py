@@ -70,7 +70,7 @@ def branches(model: Model, *, scale: float = 0.1) -> Model:
 
 
 def _beside(rows: Array, along: Array) -> Array:
-    return jnp.concatenate([rows, (rows @ along)[:, None]], axis=1)
+    return jnp.concatenate([rows, product(rows, along)[:, None]], axis=1)
 
 
 def objective(*, alpha: float = 1e-3, beta: float = 1e-3, across: bool = False) -> RowObjective:
@@ -107,7 +107,7 @@ def _across(scores: Array, others: Array, gate: Array, gates: Array, where: Arra
     there = jnp.ones_like(others) if where is None else where.astype(others.dtype)
     pull = _summed_softplus(gate[:, None], -scores[:, None], jnp.full_like(scores[:, None], 1 / len(scores)))[:, 0]
     push = jnp.sum(there * _summed_softplus(gates, others, there), axis=1)
-    return pull + push / jnp.maximum(there @ jnp.sum(there, axis=0), 1.0)
+    return pull + push / jnp.maximum(product(there, jnp.sum(there, axis=0)), 1.0)
 
 
 def _summed_softplus(gates: Array, scores: Array, weights: Array) -> Array:

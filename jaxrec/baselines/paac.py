@@ -26,6 +26,7 @@ from jaxrec.data.interactions import Interactions
 from jaxrec.models import candidate_scores, pair_scores
 from jaxrec.models.wrappers import unit
 from jaxrec.presets import Settings
+from jaxrec.rows import product
 from jaxrec.step import RowObjective, ScoredRows, make_row_step
 from jaxrec.types import Array, Batch
 
@@ -65,7 +66,7 @@ def alignment(rows: Array, batch: Batch, number: Array, *, ratio: float = 0.5) -
     pairs = (among & new[:, None] & up[:, None] & ~up[None, :]).astype(rows.dtype)
     size = jnp.sum(among.astype(rows.dtype), axis=1)
     square = jnp.sum(rows * rows, axis=1)
-    gap = square[:, None] + square[None, :] - 2.0 * rows @ rows.T
+    gap = square[:, None] + square[None, :] - 2.0 * product(rows, rows.T)
     return jnp.sum(pairs / size[:, None] * gap) / jnp.sum(firsts(batch.users).astype(rows.dtype))
 
 
@@ -79,7 +80,7 @@ def info_nce(first: Array, second: Array, ids: Array, group: Array, *, beta: flo
 
     Ids of another `group` [B] count β times; an id that the batch has twice counts once.
     """
-    logits = first @ second.T / temperature
+    logits = product(first, second.T) / temperature
     same = group[:, None] == group[None, :]
     where = firsts(ids)[None, :] & (ids[:, None] != ids[None, :])
     weight = jnp.where(same, 0.0, float(np.log(beta)) if beta else -np.inf)

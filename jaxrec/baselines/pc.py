@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.ledger import GradientLedger
+from jaxrec.rows import product
 from jaxrec.select import Arm
 from jaxrec.transforms.adjustment import Adjustment, Strength, fold_bias, identity, is_zero
 from jaxrec.types import Array, Tables
@@ -27,9 +28,9 @@ def adjustment(strength: Strength, counts: Array | np.ndarray, *, beta: Strength
         user, item = fold_bias(tables)[:2]
         inverse = jnp.asarray(share, user.dtype)
         shrunk = item * inverse[:, None]  # [I, D]
-        scores = _quadratic(user, item.T @ item)
-        mixed = beta * (user @ (inverse @ shrunk))  # β Σ_i s_ui / n_i²
-        square = beta**2 * _quadratic(user, shrunk.T @ shrunk) + (1.0 - beta) * (
+        scores = _quadratic(user, product(item.T, item))
+        mixed = beta * (product(user, product(inverse, shrunk)))  # β Σ_i s_ui / n_i²
+        square = beta**2 * _quadratic(user, product(shrunk.T, shrunk)) + (1.0 - beta) * (
             2.0 * mixed + (1.0 - beta) * jnp.sum(inverse**2)
         )
         kappa = jnp.where(square > 0, jnp.sqrt(scores / jnp.where(square > 0, square, 1.0)), 0.0)
@@ -45,7 +46,7 @@ def adjustment(strength: Strength, counts: Array | np.ndarray, *, beta: Strength
 
 def _quadratic(user: Array, gram: Array) -> Array:
     """uᵀ G u of each row, [U], held to be >= 0 against rounding."""
-    return jnp.maximum(jnp.sum((user @ gram) * user, axis=1), 0.0)
+    return jnp.maximum(jnp.sum(product(user, gram) * user, axis=1), 0.0)
 
 
 def arm(counts: Array | np.ndarray) -> Arm:

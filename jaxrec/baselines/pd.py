@@ -25,6 +25,7 @@ from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
+from jaxrec.rows import product
 from jaxrec.samplers import find_pairs
 from jaxrec.types import Array, Batch, Params, Scorer, Tables
 
@@ -106,7 +107,7 @@ def scorer(tables: Tables, m: Array, gamma: float) -> Scorer:
 
     @jax.jit
     def block(user: Array, item: Array) -> Array:
-        return positive_part(user @ item.T) * weight[None, :]
+        return positive_part(product(user, item.T)) * weight[None, :]
 
     def scores(users: np.ndarray) -> Any:
         return block(tables.user[users], tables.item)

@@ -26,6 +26,7 @@ from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, pair_scores
 from jaxrec.objectives import row_mean
 from jaxrec.presets import Settings
+from jaxrec.rows import product
 from jaxrec.samplers import find_pairs
 from jaxrec.step import RowObjective, ScoredRows, make_row_step
 from jaxrec.types import Array, Batch, Params, Scorer
@@ -107,8 +108,8 @@ def gated(model: Model, *, hidden: int, leak: float) -> Model:
         return {"base": model.init(base_key), "pair": layers(width), "item": layers(1)}
 
     def network(layers: dict[str, Array], rows: Array) -> Array:
-        seen = rows @ layers["first"] + layers["first_bias"]
-        return jnp.where(seen > 0, seen, leak * seen) @ layers["last"] + layers["last_bias"]
+        seen = product(rows, layers["first"]) + layers["first_bias"]
+        return product(jnp.where(seen > 0, seen, leak * seen), layers["last"]) + layers["last_bias"]
 
     def tables(params: Params) -> tuple[Array, Array]:
         (user, item), (u, v) = model.tables(params["base"]), inner(params["base"])
@@ -167,7 +168,7 @@ def scorer(
     @jax.jit
     def block(user: Array, item: Array, personal: Array) -> Array:
         (u, p, _), (v, q, own) = _parts(user), _parts(item)
-        scores = (u @ v.T) * jax.nn.sigmoid(p @ q.T) * jax.nn.sigmoid(own)[None, :]
+        scores = product(u, v.T) * jax.nn.sigmoid(product(p, q.T)) * jax.nn.sigmoid(own)[None, :]
         return scores + gamma * personal + everywhere[None, :]
 
     def scores(users: np.ndarray) -> Any:

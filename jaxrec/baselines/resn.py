@@ -10,6 +10,7 @@ from jaxrec.baselines.parts import Assembly, want_shared
 from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
+from jaxrec.rows import product
 from jaxrec.types import Array
 
 SETTINGS = Settings(
@@ -26,7 +27,7 @@ def spectral_rows(scores: Array, num_items: int) -> Array:
     total = jnp.sum(scores, axis=0)
     square = jnp.sum(total**2)
     q = jax.lax.stop_gradient(total * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0))
-    return num_items / scores.shape[-1] * (scores @ q) ** 2
+    return num_items / scores.shape[-1] * product(scores, q) ** 2
 
 
 def objective(base: Objective, num_items: int, *, weight: float = 1e-4) -> Objective:

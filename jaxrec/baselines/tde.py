@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxrec.ledger import GradientLedger
 from jaxrec.models.wrappers import unit
+from jaxrec.rows import product
 from jaxrec.select import Arm
 from jaxrec.transforms.adjustment import (
     Adjustment,
@@ -34,7 +35,7 @@ def direction(tables: Tables, ledger: GradientLedger) -> Array:
     """
     seen = ledger.users.pull.events
     weight = jnp.where(jnp.any(seen > 0), seen, jnp.ones_like(seen)).astype(tables.user.dtype)
-    return unit(weight @ tables.user / jnp.sum(weight))
+    return unit(product(weight, tables.user) / jnp.sum(weight))
 
 
 def adjustment(strength: Strength, *, d: Array | None = None) -> Adjustment:
@@ -58,7 +59,7 @@ def arm(tables: Tables, ledger: GradientLedger) -> Arm:
     """The strength α in [0, 3], to be tuned like the library's own."""
     folded = fold_bias(tables)
     d = direction(folded, ledger)
-    left, right = (folded.user @ d)[:, None], (folded.item @ d)[:, None]  # [U, 1], [I, 1]
+    left, right = product(folded.user, d)[:, None], product(folded.item, d)[:, None]  # [U, 1], [I, 1]
     ones = jnp.ones_like(right[:, 0])
 
     def change(s: Array) -> ScoreChange:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec.rows import product
 from jaxrec.types import Array, Params, Scorer, Tables
 
 PAIRS = 1 << 17  # of a block that `scorer` scores at once: 32 MB a layer that is 64 wide
@@ -108,24 +109,24 @@ def candidate_scores(users: Array, items: Array) -> Array:
     """<u_b, v_k>: users [B, D] with shared items [K, D], or with items of their own [B, K, D] -> [B, K]."""
     if items.ndim == 2:
         return _shared_scores(users, items)
-    return jnp.einsum("bd,bkd->bk", users, items)
+    return jnp.einsum("bd,bkd->bk", users, items, precision="highest")
 
 
 @jax.custom_vjp
 def _shared_scores(users: Array, items: Array) -> Array:
-    return users @ items.T
+    return product(users, items.T)
 
 
 def _shared_forward(users: Array, items: Array) -> tuple[Array, tuple[Array, Array]]:
-    return users @ items.T, (users, items)
+    return product(users, items.T), (users, items)
 
 
 def _shared_backward(rows: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     users, items = rows
     # The tall transposed product gᵀ u takes a slow path on CPUs, three times that of uᵀ g; the barrier keeps the
     # compiler from turning one into the other.
-    by_item = jax.lax.optimization_barrier(jnp.einsum("bd,bk->dk", users, g)).T
-    return g @ items, by_item
+    by_item = jax.lax.optimization_barrier(jnp.einsum("bd,bk->dk", users, g, precision="highest")).T
+    return product(g, items), by_item
 
 
 _shared_scores.defvjp(_shared_forward, _shared_backward)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 
 from jaxrec.models.base import Model
 from jaxrec.models.mf import mf
+from jaxrec.rows import product
 from jaxrec.types import Array, Params
 
 
@@ -65,20 +67,21 @@ def _network(width: int, layers: int) -> Any:
     """A flax module: rows [.., D or 2D] of both sides -> scores [..]."""
     from flax import linen as nn  # here, so that other models need not wait for it
 
+    dense = partial(nn.Dense, precision="highest")
     half = nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal")  # two sums of D make one of 2D
 
     class NeuMF(nn.Module):
         @nn.compact
         def __call__(self, users: Array, items: Array) -> Array:
             gmf = self.param("gmf", nn.initializers.ones, (width,))
-            score = (users[..., :width] * items[..., :width]) @ gmf
+            score = product(users[..., :width] * items[..., :width], gmf)
             if layers == 0:
                 return score
             # W_1 [p', q'] in two halves: each row is multiplied once, however many it is paired with.
-            z = nn.Dense(width, use_bias=False, kernel_init=half, name="user")(users[..., width:])
-            z = nn.relu(z + nn.Dense(width, kernel_init=half, name="item")(items[..., width:]))
+            z = dense(width, use_bias=False, kernel_init=half, name="user")(users[..., width:])
+            z = nn.relu(z + dense(width, kernel_init=half, name="item")(items[..., width:]))
             for layer in range(1, layers):
-                z = nn.relu(nn.Dense(max(1, width >> layer), name=f"layer_{layer}")(z))
-            return score + z @ self.param("mlp", nn.initializers.normal(z.shape[-1] ** -0.5), z.shape[-1:])
+                z = nn.relu(dense(max(1, width >> layer), name=f"layer_{layer}")(z))
+            return score + product(z, self.param("mlp", nn.initializers.normal(z.shape[-1] ** -0.5), z.shape[-1:]))
 
     return NeuMF()

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.models.lightgcn import Graph, scaled_graph
+from jaxrec.rows import product
 from jaxrec.types import Array, Tables
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def leading_vectors(graph: Graph, start: Array, value_power: float, *, rounds: i
     squares, turn = jnp.linalg.eigh(_gram(users))
     squares, turn = squares[::-1], turn[:, ::-1]
     values = jnp.sqrt(jnp.maximum(squares, RIDGE * squares[0]))
-    return Tables(users @ (turn * values[None, :] ** (value_power - 1.0)), basis @ turn)
+    return Tables(product(users, turn * values[None, :] ** (value_power - 1.0)), product(basis, turn))
 
 
 def _gram(rows: Array) -> Array:
@@ -83,4 +84,4 @@ def _orthonormal(rows: Array) -> Array:
     gram = _gram(rows)
     factor = jnp.linalg.cholesky(gram + RIDGE * jnp.trace(gram) * jnp.eye(len(gram)))
     turn = jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(gram)), lower=True)
-    return rows @ turn.T
+    return product(rows, turn.T)

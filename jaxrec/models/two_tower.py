@@ -80,9 +80,9 @@ def _tower(width: int, layers: int) -> Any:
     """A flax module: rows [N, F] -> [N, D]."""
     from flax import linen as nn  # here, so that other models need not wait for it
 
-    parts: list[Any] = [nn.Dense(width)]
+    parts: list[Any] = [nn.Dense(width, precision="highest")]
     for _ in range(layers - 1):
-        parts += [nn.relu, nn.Dense(width)]
+        parts += [nn.relu, nn.Dense(width, precision="highest")]
     return nn.Sequential(parts)
 
 
