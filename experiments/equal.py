@@ -5,7 +5,8 @@ method has a few choices made on validation, for natural losses of at most 2, 5,
 `experiments.contest` has them) and for unbiased NDCG alone. They make a chain that begins at the best plain base. The
 first two neighbours in it that the wanted natural NDCG lies between are mixed so that the mixture keeps exactly that. λ
 looks at means on the natural test only, and nothing is chosen by an unbiased test. A method that keeps more with its
-last choice is that choice.
+last choice is that choice, so that all keep at least what is wanted. Where one of two keeps more, their difference is
+also taken with the other mixed to keep as much as it does.
 
 The wanted natural NDCG is a share of the best plain base's on the natural test, which base being validation's choice.
 Data sets without a natural test are left out.
@@ -22,6 +23,7 @@ import numpy as np
 from experiments.contest import LOSSES, NDCG, label_of
 from experiments.contest_tables import Group, is_ours, pairs, spread
 from experiments.contestants import BASES
+from jaxrec import metrics
 
 NATURAL, UNBIASED = "natural", "unbiased"
 SHARES = {0.98: "loss2", 0.95: "loss5", 0.9: "loss10", 0.8: "loss20"}  # and the rule by which validation chooses ours
@@ -102,11 +104,28 @@ def compare(
     return ours, ranked, pairs(by_user, ours, others, UNBIASED)
 
 
+def as_natural(
+    group: Group, values: Mapping[str, Mapping[str, np.ndarray]], ours: str, ranked: Mapping[str, Mixture]
+) -> dict[str, tuple[float, float]]:
+    """Difference and p after Holm from each other method, both keeping as much as the one of the two that keeps more.
+
+    The plain base is left out: whoever keeps as much as it does is mixed of nothing but it.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for other in (name for name in ranked if not is_ours(name) and name != plain(group)):
+        level = max(float(np.mean(ranked[name].natural)) for name in (ours, other))
+        mine, theirs = (mixture(group, values, name, level).by_user for name in (ours, other))
+        if mine is not None and theirs is not None:
+            found[other] = float(np.mean(mine - theirs)), metrics.paired_test(mine, theirs)
+    adjusted = metrics.holm([p for _, p in found.values()]).tolist() if found else []
+    return {name: (d, p) for (name, (d, _)), p in zip(found.items(), adjusted, strict=True)}
+
+
 def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> list[str]:
     """A line for each group with both tests and each share: ours, the best other method, the difference, and the
-    largest p against any other, which need not be that of the best one."""
+    largest p against any other, which need not be that of the best one; and the least difference by `as_natural`."""
     columns = "data, backbone | natural kept | ours | NDCG@20 unbiased | best other | NDCG@20 unbiased"
-    head = f"{columns} | difference | p, Holm | largest p, Holm"
+    head = f"{columns} | difference | p, Holm | largest p, Holm | least, both as natural"
     lines = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
     for group, values in zip(groups, by_user, strict=True):
         for share in (share for share in SHARES if applies(group, share)):
@@ -117,6 +136,9 @@ def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]
             cells += [f"{tested[best][0]:+.4f}", f"{tested[best][1]:.2g}"] if best in tested else ["", ""]
             least = max(tested, key=lambda name: tested[name][1], default=best)
             cells.append(f"{tested[least][1]:.2g} ({least})" if least in tested else "")
+            equal = as_natural(group, values, ours, ranked)
+            worst = min(equal, key=lambda name: equal[name][0], default=best)
+            cells.append(f"{equal[worst][0]:+.4f}, {equal[worst][1]:.2g} ({worst})" if worst in equal else "")
             lines.append("| " + " | ".join(cells) + " |")
     return lines
 

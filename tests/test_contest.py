@@ -181,6 +181,18 @@ def test_who_keeps_less_than_wanted_is_mixed_with_the_plain_base() -> None:
     assert found.by_user is None
 
 
+def test_two_methods_are_compared_where_both_keep_as_much() -> None:
+    points = {"softmax": (0.4, 0.1), "softmax+adjusted": (0.3, 0.2), "softmax+pc": (0.38, 0.13), "macr": (0.2, 0.18)}
+    group = group_of(points)
+    noise = np.random.default_rng(0).normal(0, 0.01, 50)
+    values = {label: {"unbiased": unbiased + noise} for label, (_, unbiased) in points.items()}
+    ranked = {name: equal.mixture(group, values, name, 0.32) for name in points}
+    found = equal.as_natural(group, values, "softmax+adjusted", ranked)
+    assert sorted(found) == ["macr", "softmax+pc"]
+    assert found["softmax+pc"][0] == pytest.approx(0.12 - 0.13)  # at .38, all that pc can lose
+    assert found["macr"][0] == pytest.approx(0.18 - (0.1 + 0.08 * 0.4))  # at .32, as wanted
+
+
 def test_a_method_without_all_its_seeds_takes_no_part_at_equal_accuracy() -> None:
     group = group_of({"softmax": (0.4, 0.1), "macr@loss10": (0.3, 0.3), "macr": (0.1, 0.3)})
     assert equal.whole(group) == ["softmax", "macr"]
