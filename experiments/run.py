@@ -87,6 +87,8 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Contest("gowalla-both", methods=ON_LARGE, seeds=(0, 1, 2), trials=3),
         Contest("adressa-macr", "lightgcn", methods=ON_GRAPHS),
         Contest("ml-100k", "lightgcn", methods=ON_GRAPHS),
+        Contest("synthetic", "lightgcn", methods=ON_GRAPHS),
+        Contest("lastfm-both", "lightgcn", methods=ON_GRAPHS),
     ),
 }
 
