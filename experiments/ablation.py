@@ -39,7 +39,7 @@ from jaxrec.train import fit
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
 
-DATA = ("adressa-macr", "lastfm-both", "ml-100k")
+DATA = ("adressa-macr", "lastfm-both", "ml-100k", "synthetic")
 SEEDS = (0, 1, 2)
 POINTS = 48  # of each adjustment
 COLUMNS = ("data", "training", "adjustment", "rule", "seed", "test", NDCG)
