@@ -139,6 +139,11 @@ def pairs(
         if label in values:
             a, b = values[ours][test], values[label][test]
             found[label] = (float(np.mean(a - b)), metrics.paired_test(a, b))
+    return after_holm(found)
+
+
+def after_holm(found: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Differences and their p, by label, with each p corrected for all of them."""
     adjusted = metrics.holm([p for _, p in found.values()]).tolist() if found else []
     return {label: (d, p) for (label, (d, _)), p in zip(found.items(), adjusted, strict=True)}
 

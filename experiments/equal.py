@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.contest import LOSSES, NDCG, label_of
-from experiments.contest_tables import Group, is_ours, pairs, spread
+from experiments.contest_tables import Group, after_holm, is_ours, pairs, spread
 from experiments.contestants import BASES
 from jaxrec import metrics
 
@@ -117,8 +117,7 @@ def as_natural(
         mine, theirs = (mixture(group, values, name, level).by_user for name in (ours, other))
         if mine is not None and theirs is not None:
             found[other] = float(np.mean(mine - theirs)), metrics.paired_test(mine, theirs)
-    adjusted = metrics.holm([p for _, p in found.values()]).tolist() if found else []
-    return {name: (d, p) for (name, (d, _)), p in zip(found.items(), adjusted, strict=True)}
+    return after_holm(found)
 
 
 def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> list[str]:

@@ -29,7 +29,7 @@ def adjustment(strength: Strength, counts: Array | np.ndarray, *, beta: Strength
         inverse = jnp.asarray(share, user.dtype)
         shrunk = item * inverse[:, None]  # [I, D]
         scores = _quadratic(user, product(item.T, item))
-        mixed = beta * (product(user, product(inverse, shrunk)))  # β Σ_i s_ui / n_i²
+        mixed = beta * product(user, product(inverse, shrunk))  # β Σ_i s_ui / n_i²
         square = beta**2 * _quadratic(user, product(shrunk.T, shrunk)) + (1.0 - beta) * (
             2.0 * mixed + (1.0 - beta) * jnp.sum(inverse**2)
         )
