@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
 
 EIGHTH = 8
-GROUP = EIGHTH**2  # items per group in the two-stage top-k
+GROUP = EIGHTH**2  # items per group in the top-k by stages
 # A block's users are a multiple of the first: products of other widths take kernels that round otherwise, on CPUs with
 # AVX-512 all but multiples of 64. Catalogues of more than VAST items get the second, for the memory.
 ROWS, FEW, VAST = 64, 16, 1 << 20
@@ -79,35 +79,41 @@ def best_of(found: Array, k: int) -> tuple[Array, Array]:
 
 
 def _exact_top_k(found: Array, k: int) -> tuple[Array, Array]:
-    """lax.top_k of [I, b] by column, in two stages: the k best groups of GROUP neighbouring items, then their items and
-    those that are left after the last whole group.
+    """lax.top_k of [I, b] by column, in three stages: the k best groups of GROUP neighbouring items, the k best eighths
+    of these, then the items of those and the ones that are left after the last whole group.
 
     Exact, ties included: say item x of group g is among the k best, and g is not among the k groups with the
     largest maxima (ties to the smaller group). Each of those k groups has a greater maximum than g, or an equal
-    one and smaller ids; so each holds an item that comes before x, and x is not among the k best.
+    one and smaller ids; so each holds an item that comes before x, and x is not among the k best. The same holds
+    of the eighths of those groups.
     """
     size, width = found.shape
     if size <= 2 * k * GROUP:
         return jax.lax.top_k(found.T, k)
-    whole = size // GROUP * GROUP
-    maxima = _group_maxima(found[:whole])
-    groups = jnp.sort(jax.lax.top_k(maxima.T, k)[1], axis=-1)  # ascending ids, as top_k keeps the first of equals
-    ids = (groups[:, :, None] * GROUP + jnp.arange(GROUP, dtype=groups.dtype)[None, None, :]).reshape(width, -1)
-    rest = jnp.broadcast_to(jnp.arange(whole, size, dtype=ids.dtype)[None, :], (width, size - whole))
-    ids = jnp.concatenate([ids, rest], axis=1)
-    near = found[ids, jnp.arange(width)[:, None]]
-    best, where = jax.lax.top_k(near, k)
+    whole, columns = size // GROUP * GROUP, jnp.arange(width)[:, None]
+    eighths = _eighth_maxima(found[:whole])
+    groups = jax.lax.top_k(jnp.max(eighths.reshape(-1, EIGHTH, width), axis=1).T, k)[1]
+    parts = _parts(groups)
+    parts = jnp.take_along_axis(parts, jax.lax.top_k(eighths[parts, columns], k)[1], axis=1)
+    rest = jnp.broadcast_to(jnp.arange(whole, size, dtype=parts.dtype)[None, :], (width, size - whole))
+    ids = jnp.concatenate([_parts(parts), rest], axis=1)
+    best, where = jax.lax.top_k(found[ids, columns], k)
     return best, jnp.take_along_axis(ids, where, axis=1)
 
 
-def _group_maxima(found: Array) -> Array:
-    """The largest of each GROUP neighbours of a column: [G * GROUP, b] -> [G, b].
+def _parts(ids: Array) -> Array:
+    """The EIGHTH parts of each: [b, k] -> [b, k * EIGHTH], ascending, since top_k keeps the first of equals."""
+    ids = jnp.sort(ids, axis=-1)
+    return (ids[:, :, None] * EIGHTH + jnp.arange(EIGHTH, dtype=ids.dtype)[None, None, :]).reshape(len(ids), -1)
+
+
+def _eighth_maxima(found: Array) -> Array:
+    """The largest of each EIGHTH neighbours of a column: [P * EIGHTH, b] -> [P, b].
 
     A chain of selections vectorises on CPUs where a maximum, which must pass NaN on, does not; scores are finite.
     """
     parts = found.reshape(-1, EIGHTH, found.shape[1])
-    some = functools.reduce(lambda a, b: jnp.where(a > b, a, b), [parts[:, n] for n in range(EIGHTH)])
-    return jnp.max(some.reshape(-1, EIGHTH, found.shape[1]), axis=1)
+    return functools.reduce(lambda a, b: jnp.where(a > b, a, b), [parts[:, n] for n in range(EIGHTH)])
 
 
 def scan_blocks(rank_one: Callable[..., Any], block: int, *rows: Any) -> Any:

@@ -29,7 +29,8 @@ from jaxrec.rows import materialised, product
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
 
-AT_ONCE = (32, 8)  # points that share one computation of the scores, where there are so many
+AT_ONCE = 128  # points that share one computation of the scores, at most,
+CHANGES = 1 << 23  # and points x users or items: what a point changes of each is some numbers
 MASKED = 1 << 22  # padded masks of so many entries, which take 40 ms to apply, all get the longest one's width
 LOSSES = (0.05, 0.1, 0.2)  # shares of the natural metric that a trade-off is looked at
 
@@ -148,26 +149,33 @@ def _score_chunk_changed(
     tables: Tables,
     shifts: tuple[Array, ...],
     changes: adj.ScoreChange,
+    count: Array,
     users: Array,
     excluded: Array,
     relevant: tuple[Array, ...],
     k: int,
     block: int,
 ) -> Array:
-    """`list_sums` after each of G changes of one pair of tables, whose scores are computed once: [G, P, 3]."""
+    """`list_sums` after the first `count` of G changes of one pair of tables: [G, P, 3], 0 beyond.
+
+    The scores are computed once for all of them.
+    """
+    right = jnp.swapaxes(changes.right, 1, 2)  # [G, R, I]
 
     def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
         found = rank.scores_by_item(tables, users, excluded)
         others = [product(rows, tables.user[users].T) for rows in shifts]
 
-        def changed(change: tuple[Array, ...]) -> Array:
-            # In a branch of their own, or XLA fuses the slices of this loop into the pass over scores.
-            scale, left, right, weights = materialised(change, users)
-            items, _ = rank.best_of(adj.change_scores(found, scale, left, right, weights, others), k)
-            return list_sums(items, relevant, k)
-
         mine = jnp.swapaxes(changes.left[:, users], 1, 2)  # [G, R, b]
-        return jax.lax.map(changed, (changes.scale, mine, jnp.swapaxes(changes.right, 1, 2), changes.weights))[None]
+        factors = (changes.scale, mine, right, changes.weights)
+
+        def changed(g: Array, sums: Array) -> Array:
+            # In a branch of their own, or XLA fuses the slices of this loop into the pass over scores.
+            scale, by_user, by_item, weights = materialised(jax.tree.map(lambda x: x[g], factors), users)
+            items, _ = rank.best_of(adj.change_scores(found, scale, by_user, by_item, weights, others), k)
+            return sums.at[g].set(list_sums(items, relevant, k))
+
+        return jax.lax.fori_loop(0, count, changed, jnp.zeros((len(changes.scale), len(relevant), 3)))[None]
 
     shape = (-1, len(changes.scale), len(relevant), 3)
     return jnp.sum(rank.scan_blocks(one, block, users, excluded, relevant).reshape(shape), axis=0)
@@ -213,12 +221,12 @@ def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metr
     change, tables = jax.jit(jax.vmap(arm.change)), adj.fold_bias(problem.tables)
     found: list[Metrics] = []
     block = _divisor(problem.block, 2 * problem.block // (1 + len(arm.shifts)))
+    size = max(1, min(AT_ONCE, CHANGES // max(len(tables.user), len(tables.item))))
     while len(found) < len(strengths):
-        left = np.asarray(strengths[len(found) :], np.float32)
-        size = next((n for n in AT_ONCE if n <= len(left)), AT_ONCE[-1])
-        some = left[:size]
+        some = np.asarray(strengths[len(found) : len(found) + size], np.float32)
         whole = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])  # one program for all
-        score = functools.partial(_score_chunk_changed, tables, arm.shifts, change(whole), k=problem.k, block=block)
+        changes, count = change(whole), np.int32(len(some))
+        score = functools.partial(_score_chunk_changed, tables, arm.shifts, changes, count, k=problem.k, block=block)
         found += [_means(problem, sums) for sums in _over_chunks(problem, score)[: len(some)]]
     return found
 

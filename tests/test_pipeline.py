@@ -178,7 +178,7 @@ def test_points_measured_together_are_measured_as_one_by_one() -> None:
     problem = select.prepare(tables, ledger, split.train, split.valid, k=5, block=16)
     rng = np.random.default_rng(0)
     for arm in (*select.arms(tables, ledger, split.train).values(), select.exposure_arm(tables, ledger)):
-        box = rng.uniform(arm.low, arm.high, (select.AT_ONCE[0] + 3, len(arm.low)))
+        box = rng.uniform(arm.low, arm.high, (select.AT_ONCE + 3, len(arm.low)))
         together = select.measure_many(problem, arm, box)
         assert len(together) == len(box)
         for s, found in zip(box, together, strict=True):

@@ -42,11 +42,13 @@ def test_top_k_is_a_stable_sort_whatever_the_block(seed: int, k: int, block: int
     np.testing.assert_array_equal(found.items, by_sorting(tables, train, k))
 
 
-def test_two_stages_equal_one_with_many_ties() -> None:
-    rng = np.random.default_rng(0)
-    scores = jnp.asarray(rng.integers(0, 6, (5, 64 * 9 + 13)), jnp.float32)
-    values, items = rank._exact_top_k(scores.T, 3)
-    wanted_values, wanted = jax.lax.top_k(scores, 3)
+@pytest.mark.parametrize("levels", [1, 2, 6, 300])
+@pytest.mark.parametrize(("size", "k"), [(64 * 9 + 13, 3), (64 * 9, 3), (64 * 50 + 63, 20), (64 * 300, 1)])
+def test_stages_equal_one_with_many_ties(size: int, k: int, levels: int) -> None:
+    scores = jnp.asarray(np.random.default_rng(levels).integers(0, levels, (5, size)), jnp.float32)
+    scores = scores.at[0, k - 1 :].set(-jnp.inf)  # fewer than k items are left
+    values, items = rank._exact_top_k(scores.T, k)
+    wanted_values, wanted = jax.lax.top_k(scores, k)
     np.testing.assert_array_equal(items, wanted)
     np.testing.assert_array_equal(values, wanted_values)
 
