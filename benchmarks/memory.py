@@ -4,13 +4,14 @@
     ranking    tables + one block of users x items a thread + the lists
 
 Resident memory above that of the same process after a small run of the same kind, so that code, and what compiling
-leaves behind, are not counted. Sizes are large enough for tables to outweigh what is left of both.
+leaves behind, are not counted. Two sizes tell what is left of both from what grows with the data.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from benchmarks.worker import Reading, Run
 
 MEGA = 2**20
 LARGE = "tail:300000,300000,3000000,0"
+LARGER = "tail:1000000,1000000,10000000,0"
 SMALL = "tail:300,300,3000,0"
 TARGET = 1.1  # a tenth for what allocators keep
 BLOCK = 128  # users ranked at once
@@ -112,10 +114,10 @@ def training(options: dict[str, Any]) -> Run:
 
     def run() -> Reading:
         train_on(SMALL)
-        inputs.train(LARGE)  # what making the data leaves behind is not training's
+        inputs.train(options["data"])  # what making the data leaves behind is not training's
         before = resident()
         forget_peak()
-        predicted = train_on(LARGE)
+        predicted = train_on(options["data"])
         return {"seconds": 1.0, "work": 1, "peak": peak() - before, "predicted": predicted}
 
     return run
@@ -141,7 +143,7 @@ def ranking(options: dict[str, Any]) -> Run:
 
     def run() -> Reading:
         rank_on(inputs.train(SMALL))
-        train = inputs.train(LARGE)
+        train = inputs.train(options["data"])
         before = resident()
         forget_peak()
         predicted = rank_on(train)
@@ -158,18 +160,19 @@ def memory(plan: Plan) -> list[Row]:
         (f"ranking in blocks of {BLOCK} users", "ranking", {}),
     ]
     rows = []
-    for says, call, more in asked:
-        options = {"parts": "bpr", "optimizer": "adagrad", **more}
-        runs = [Contender(f"benchmarks.memory:{call}", options)] * (1 if plan.quick else 3)
+    for data, (says, call, more) in itertools.product([LARGE] if plan.quick else [LARGE, LARGER], asked):
+        options = {"parts": "bpr", "optimizer": "adagrad", "data": data, **more}
+        runs = [Contender(f"benchmarks.memory:{call}", options)] * (1 if plan.quick or data == LARGER else 3)
         outcomes = [contest([one], repeats=1, warm=0, patience=plan.patience)[0] for one in runs]
-        what, peer = f"peak memory of {says}", "what its parts take"
+        users, items, pairs, _ = data.removeprefix("tail:").split(",")
+        what, peer = f"peak memory of {says}, {int(users):,} x {int(items):,}", "what its parts take"
         if missing := no_row(what, peer, "MB", TARGET, "overhead", *outcomes):
             rows.append(missing)
             continue
         readings = [outcome.readings[0] for outcome in outcomes]
         parts = {name: size / MEGA for name, size in readings[0]["predicted"].items()}
         peaks = [reading["peak"] / MEGA for reading in readings]
-        note = f"{LARGE}; MB of " + ", ".join(f"{name} {size:.0f}" for name, size in parts.items())
+        note = f"{int(pairs):,} interactions; MB of " + ", ".join(f"{name} {size:.0f}" for name, size in parts.items())
         values = {"spread": {"ours": spread(peaks)}, "repeats": len(peaks), "note": note}
         rows.append(row(what, peer, middle(peaks), sum(parts.values()), "MB", target=TARGET, kind="overhead", **values))
     return rows

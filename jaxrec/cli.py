@@ -196,7 +196,8 @@ def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tupl
     arms = {"plain": plain, "adjusted": saved.adjusted}
     if adjust is not None:
         ledger = runs.load_ledger(run)
-        arm = select.arms(plain, ledger, split.train, seed=found["seed"])["adjusted"]
+        how = {"family": found["settings"]["family"], "seed": found["seed"]}
+        arm = select.arms(plain, ledger, split.train, **how)["adjusted"]
         arms["adjusted"] = select.apply(arm, _strengths(adjust, arm.names), plain, ledger)
     results = {name: pipeline.evaluate(tables, split, ks=k) for name, tables in arms.items()}
     for cut in k:

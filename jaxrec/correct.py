@@ -64,6 +64,7 @@ def adjust(
     interactions: Interactions,
     valid: Interactions | None = None,
     *,
+    family: selection.Family = "gradients",
     select: Literal["unbiased", "loss"] = "unbiased",
     max_loss: float = 0.1,
     k: int = 20,
@@ -80,6 +81,7 @@ def adjust(
     model: whatever `adapters.read` takes; interactions: what it was trained on, in its row numbers.
     valid: natural pairs that it was not trained on. The unbiased part is drawn from them, at most `per_item` of each
         item (`uniform_part`). Without it, see the module's text.
+    family: what to correct by, see `select.arms`.
     select: the best unbiased NDCG@k; or "loss", the best that loses at most `max_loss` of the natural one.
     budget: points tried for each of the two arms. select_users: users they are tried on, drawn at random; the figures
         of `validation` are those of the other users where at least 500 are left.
@@ -108,7 +110,7 @@ def adjust(
     chosen_users, other_users = _users(part, select_users, seed)
     with clock("select"):
         shown = _of_users(part.valid, chosen_users)
-        problem, arms = _prepared(at_hand, beside, part.train, shown, k=k, seed=seed)
+        problem, arms = _prepared(at_hand, beside, part.train, shown, family=family, k=k, seed=seed)
         points = {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
         limit = max_loss if select == "loss" else None
         chosen = {n: selection.select(tried, metric=f"ndcg@{k}", max_loss=limit) for n, tried in points.items()}
@@ -117,8 +119,8 @@ def adjust(
             problem, arms["adjusted"], part.train, selected=chosen["adjusted"].strengths, tried=points["adjusted"]
         )
         shown = _of_users(part.valid, other_users)
-        results, tradeoff = _look(at_hand, beside, Split(part.train, {}, shown), points, chosen, k, seed)
-    corrected = correct(tables, ledger, interactions, chosen["adjusted"].strengths, seed=seed)
+        results, tradeoff = _look(at_hand, beside, Split(part.train, {}, shown), points, chosen, family, k, seed)
+    corrected = correct(tables, ledger, interactions, chosen["adjusted"].strengths, family=family, seed=seed)
     same = len(other_users) == len(chosen_users) and bool((other_users == chosen_users).all())
     return Adjusted(
         tables=corrected,
@@ -146,21 +148,29 @@ def frontiers(
     train: Interactions,
     valid: Mapping[str, Interactions],
     *,
+    family: selection.Family = "gradients",
     k: int = 20,
     budget: int = 24,
     seed: int = 0,
 ) -> dict[str, list[Point]]:
     """Every point tried for the adjustment and the count control, on parts `natural` and `unbiased` of pairs unseen."""
-    problem, arms = _prepared(tables, ledger, train, valid, k=k, seed=seed)
+    problem, arms = _prepared(tables, ledger, train, valid, family=family, k=k, seed=seed)
     return {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
 
 
 def _prepared(
-    tables: Tables, ledger: GradientLedger, train: Interactions, valid: Mapping[str, Interactions], *, k: int, seed: int
+    tables: Tables,
+    ledger: GradientLedger,
+    train: Interactions,
+    valid: Mapping[str, Interactions],
+    *,
+    family: selection.Family,
+    k: int,
+    seed: int,
 ) -> tuple[selection.Problem, dict[str, selection.Arm]]:
     base, _ = frozen.standardize(tables)
     problem = selection.prepare(base, ledger, train, valid, k=k, max_users=None, seed=seed)
-    return problem, selection.arms(base, ledger, train, seed=seed)
+    return problem, selection.arms(base, ledger, train, family=family, seed=seed)
 
 
 def _look(
@@ -169,12 +179,13 @@ def _look(
     shown: Split,
     points: dict[str, list[Point]],
     chosen: dict[str, Point],
+    family: selection.Family,
     k: int,
     seed: int,
 ) -> tuple[dict[str, dict[str, metrics.Evaluation]], list[dict[str, Any]]]:
     """What the arms do on the parts shown, and the trade-off there."""
     base, _ = frozen.standardize(tables)
-    arms = selection.arms(base, ledger, shown.train, seed=seed)
+    arms = selection.arms(base, ledger, shown.train, family=family, seed=seed)
     ks = sorted({c for c in (*pipeline.KS, k) if c <= tables.item.shape[0]})
     adjusted = {name: selection.apply(arms[name], chosen[name].strengths, base, ledger) for name in ARMS}
     results = {name: pipeline.evaluate(t, shown, ks=ks) for name, t in ({"plain": base} | adjusted).items()}
@@ -188,6 +199,7 @@ def correct(
     strengths: Mapping[str, float],
     *,
     arm: str = "adjusted",
+    family: selection.Family = "gradients",
     seed: int = 0,
 ) -> Tables:
     """The tables corrected with known strengths, biases folded in; strengths of 0 give `fold_bias(tables)` itself.
@@ -199,7 +211,7 @@ def correct(
     if not any(strengths.values()):
         return plain
     base, scale = frozen.standardize(tables)
-    found = selection.arms(base, ledger, interactions, seed=seed)[arm]
+    found = selection.arms(base, ledger, interactions, family=family, seed=seed)[arm]
     return frozen.scale_users(selection.apply(found, strengths, base, ledger), scale)
 
 

@@ -141,7 +141,7 @@ def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict
     with job.clock("refit"):
         model, refitted = job.fit("refit", split.train, epochs=choice.epochs)
     tables, ledger = models.embed(model, refitted.state.params), _present(refitted.state.ledger)
-    arms = selection.arms(tables, ledger, split.train, seed=seed)
+    arms = selection.arms(tables, ledger, split.train, family=settings.family, seed=seed)
     adjusted = {"plain": tables}
     adjusted |= {name: selection.apply(arms[name], chosen[name].strengths, tables, ledger) for name in arms}
     with job.clock("evaluate"):
@@ -193,7 +193,7 @@ def _select(job: _Job) -> _Choice:
         problem = selection.prepare(
             tables, ledger, carved.train, carved.valid, k=settings.k, max_users=settings.select_users, seed=seed
         )
-        arms = selection.arms(tables, ledger, carved.train, seed=seed)
+        arms = selection.arms(tables, ledger, carved.train, family=settings.family, seed=seed)
         points = {
             name: selection.frontier(problem, arm, budget=_budget(name, settings), seed=seed)
             for name, arm in arms.items()

@@ -73,6 +73,8 @@ class Settings:
     """Stop after this many evaluations without a better one."""
     evaluate_every: int = 5
     """Epochs from one evaluation to the next."""
+    family: Literal["gradients", "exposure"] = "gradients"
+    """What the adjustment corrects by: direction, magnitude, pull and push of gradients, or exposure and pull."""
     budget: int = 96
     """Points tried for each arm of adjustments; a quarter of them for TTEN, which has one strength only."""
     select_users: int | None = 8192

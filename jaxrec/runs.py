@@ -59,6 +59,8 @@ def read_metrics(run: Path | str) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{run} holds no metrics.json: no finished run is there; `jaxrec train` makes one")
     found: dict[str, Any] = read_json(path)
+    if "settings" in found:
+        found["settings"].setdefault("family", "gradients")  # older runs have no other
     return found
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ AT_ONCE = 128  # points that share one computation of the scores, at most,
 CHANGES = 1 << 23  # and points x users or items: what a point changes of each is some numbers
 MASKED = 1 << 22  # padded masks of so many entries, which take 40 ms to apply, all get the longest one's width
 LOSSES = (0.05, 0.1, 0.2)  # shares of the natural metric that a trade-off is looked at
+
+
+Family = Literal["gradients", "exposure"]
 
 
 class Arm(NamedTuple):
@@ -215,17 +218,16 @@ def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metr
     ranked from its tables point by point.
     """
     if arm.change is None:
-        rows = jnp.asarray(strengths, jnp.float32)
-        run = jax.jit(lambda tables, ledger, s: adj.fold_bias(arm.adjust(s)(tables, ledger)))
-        return [measure(problem, functools.partial(run, s=s)) for s in rows]
-    change, tables = jax.jit(jax.vmap(arm.change)), adj.fold_bias(problem.tables)
+        return [measure(problem, arm.adjust(s)) for s in jnp.asarray(strengths, jnp.float32)]
+    # Not jitted, here and above: an arm is made anew for each problem, and would be compiled anew at each call.
+    change, tables = jax.vmap(arm.change), adj.fold_bias(problem.tables)
     found: list[Metrics] = []
     block = _divisor(problem.block, 2 * problem.block // (1 + len(arm.shifts)))
     size = max(1, min(AT_ONCE, CHANGES // max(len(tables.user), len(tables.item))))
     while len(found) < len(strengths):
         some = np.asarray(strengths[len(found) : len(found) + size], np.float32)
         whole = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])  # one program for all
-        changes, count = change(whole), np.int32(len(some))
+        changes, count = change(jnp.asarray(whole)), np.int32(len(some))
         score = functools.partial(_score_chunk_changed, tables, arm.shifts, changes, count, k=problem.k, block=block)
         found += [_means(problem, sums) for sums in _over_chunks(problem, score)[: len(some)]]
     return found
@@ -247,16 +249,21 @@ def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: Grad
     return adj.fold_bias(arm.adjust(values)(tables, ledger))
 
 
-def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: int = 0) -> dict[str, Arm]:
-    """The arms that are compared: the gradients' adjustment, the raw-count control, and TTEN.
+def arms(
+    tables: Tables, ledger: GradientLedger, train: Interactions, *, family: Family = "gradients", seed: int = 0
+) -> dict[str, Arm]:
+    """The arms that are compared: the adjustment (`adjusted`), the raw-count control, and TTEN.
 
-    The adjustment removes the direction of positive gradients (`direction`), takes off the logarithm of an item's
-    accumulated gradient (`magnitude`), and adds the item's gradients with their sizes equalised (`pull`, `push`).
+    The adjustment by "gradients" removes the direction of positive gradients (`direction`), takes off the logarithm of
+    an item's accumulated gradient (`magnitude`), and adds the item's gradients with their sizes equalised (`pull`,
+    `push`). That by "exposure" is `exposure_arm`.
 
     Offsets are added to scores, so their range is in units of the scores' own spread: up to twice what makes a
     standard deviation of log popularity weigh as much as one of the scores within a user. What is added of gradients
     is in units of the items' mean length. A ledger of totals has no gradients by item to add.
     """
+    if family not in ("gradients", "exposure"):
+        raise ValueError(f"family must be 'gradients' or 'exposure', got {family!r}")
     unit = score_spread(tables, seed=seed)
     counts = jnp.asarray(train.item_counts, jnp.float32)
     number = adj.log_relative(counts)
@@ -269,7 +276,7 @@ def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: i
         return adj.ScoreChange(jnp.exp(-s[0] * number), left, number[:, None], jnp.zeros(0))
 
     return {
-        "adjusted": _gradient_arm(tables, ledger, unit),
+        "adjusted": (_gradient_arm if family == "gradients" else _exposure_arm)(tables, ledger, unit),
         "count_control": Arm(("rescale", "offset"), (0, 0), (0.8, _top(unit, number)), count, count_change),
         "tten": Arm(("power",), (0,), (1.5,), lambda s: adj.tten(s[0])),
     }
@@ -307,6 +314,10 @@ def exposure_arm(tables: Tables, ledger: GradientLedger, *, seed: int = 0) -> Ar
     `transforms.adjustment.offset_by_gradient`. `pull` is that of the arm `adjusted`. As many strengths as the count
     control has. Raises ValueError for a ledger of totals.
     """
+    return _exposure_arm(tables, ledger, score_spread(tables, seed=seed))
+
+
+def _exposure_arm(tables: Tables, ledger: GradientLedger, unit: float) -> Arm:
     if ledger.items.pull.vector.ndim != 2:
         raise ValueError("the exposure arm adds gradients by item; this ledger keeps totals only")
     size = adj.log_relative(ledgers.magnitude(ledger.items, "push"))
@@ -320,8 +331,7 @@ def exposure_arm(tables: Tables, ledger: GradientLedger, *, seed: int = 0) -> Ar
         return adj.ScoreChange(jnp.ones_like(size), left, s[0] * size[:, None], s[1:])
 
     folded = adj.widen(shift, tables.item.shape[1] + (tables.item_bias is not None))
-    high = (_top(score_spread(tables, seed=seed), size), 1.5)
-    return Arm(("exposure", "pull"), (0, 0), high, adjust, change, (folded,))
+    return Arm(("exposure", "pull"), (0, 0), (_top(unit, size), 1.5), adjust, change, (folded,))
 
 
 def _top(unit: float, logs: Array) -> float:

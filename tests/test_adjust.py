@@ -190,12 +190,23 @@ def test_adjust_selects_and_corrects(world: tuple[data.Split, Tables]) -> None:
     assert bool(jnp.all(jnp.isfinite(scores)))
 
 
+def test_adjust_by_exposure(world: tuple[data.Split, Tables]) -> None:
+    held, tables = world
+    found = jaxrec.adjust(tables, held.train, unseen(held), family="exposure", budget=8, k=10)
+    assert set(found.strengths) == {"exposure", "pull"}
+    assert found.validation["unbiased"]["adjusted"] != found.validation["unbiased"]["plain"]
+    again = correct.correct(tables, found.ledger, held.train, found.strengths, family="exposure")
+    np.testing.assert_array_equal(again.item, found.tables.item)
+
+
 def test_adjust_tells_what_does_not_fit(world: tuple[data.Split, Tables]) -> None:
     held, tables = world
     with pytest.raises(DataError, match=r"valid must be in the model's row numbers, 800 users x 300 items, got 1 x 1"):
         correct.adjust(tables, held.train, Interactions([0], [0], 1, 1), budget=1)
     with pytest.raises(DataError, match="no validation pair is left"):
         correct.adjust(tables, held.train, held.train, budget=1)
+    with pytest.raises(ValueError, match="family must be 'gradients' or 'exposure', got 'pushes'"):
+        correct.adjust(tables, held.train, unseen(held), family="pushes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="select must be 'unbiased' or 'loss'"):
         correct.adjust(tables, held.train, select="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"leave_out must be one of \['estimate', 'none'\]"):

@@ -72,6 +72,30 @@ def test_evaluate_recommend_and_report(run: Path, tmp_path: Path, capsys: pytest
     assert (tmp_path / "both.html").read_text().count("<svg") == 1
 
 
+def test_a_run_may_correct_by_exposure(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    few = ["--width", "8", "--epochs", "2", "--evaluate-every", "2", "--budget", "8", "--negatives", "16"]
+    assert cli.main(["train", str(folder), *few, "--batch-size", "256", "--family", "exposure", "--out", str(out)]) == 0
+    found = runs.read_metrics(out)
+    assert set(found["selected"]) == {"exposure", "pull"}
+    assert found["selected"] != {"exposure": 0, "pull": 0}
+    assert "recommends a lot" in (out / "report.html").read_text()
+    saved, split = runs.load_tables(out), data.load(str(folder)).split
+    arm = select.exposure_arm(saved.plain, runs.load_ledger(out), seed=0)
+    wanted = select.apply(arm, found["selected"], saved.plain, runs.load_ledger(out))
+    np.testing.assert_allclose(saved.adjusted.user @ saved.adjusted.item.T, wanted.user @ wanted.item.T, atol=1e-5)
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(out), "--adjust", "exposure=0,pull=0", "--k", "20"]) == 0
+    plain = pipeline.evaluate(saved.plain, split, ks=[20])["test"].summary["recall@20"]
+    assert capsys.readouterr().out.count(f"{plain:.4f}") == 2  # no strength, no change
+    assert cli.main(["evaluate", str(out), "--adjust", "direction=1"]) == 1
+    assert "the names are exposure, pull" in capsys.readouterr().err
+    (tmp_path / "new.csv").write_text("user_id,item_id\nann,3\nann,5\nbob,1\n")
+    new = ["--histories", str(tmp_path / "new.csv"), "-k", "3"]
+    assert cli.main(["recommend", str(out), *new, "--out", str(tmp_path / "recs.csv")]) == 0
+    assert len((tmp_path / "recs.csv").read_text().splitlines()) == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

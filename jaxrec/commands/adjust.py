@@ -25,6 +25,7 @@ def adjust(
     item_bias: Path | None = None,
     score: Literal["dot", "cosine"] = "dot",
     unknown: Literal["error", "drop"] = "error",
+    family: Literal["gradients", "exposure"] = "gradients",
     select: Literal["unbiased", "loss"] = "unbiased",
     max_loss: float = 0.1,
     k: int = 20,
@@ -54,6 +55,7 @@ def adjust(
         item_bias: A number for each item, added to the scores.
         score: How the model scores: dot product, or cosine.
         unknown: What to do with interactions of users or items that have no row.
+        family: What to correct by: direction, magnitude, pull and push of gradients, or exposure and pull.
         select: Take the best unbiased NDCG on validation, or the best that loses at most `max_loss` of the natural one.
         max_loss: For select=loss.
         k: The cut-off at which strengths are selected.
@@ -81,6 +83,7 @@ def adjust(
         two,
         seen,
         unseen,
+        family=family,
         select=select,
         max_loss=max_loss,
         k=k,
@@ -92,8 +95,9 @@ def adjust(
         seed=seed,
     )
     out.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {"select": select, "max_loss": max_loss, "k": k, "budget": budget, "seed": seed}
-    settings |= {"score": score, "leave_out": leave_out if valid is None else None, "select_users": select_users}
+    settings: dict[str, Any] = {"family": family, "select": select, "max_loss": max_loss, "k": k, "seed": seed}
+    settings |= {"score": score, "leave_out": leave_out if valid is None else None}
+    settings |= {"budget": budget, "select_users": select_users}
     files = {"user": user, "item": item, "interactions": interactions, "valid": valid}
     settings |= {name: None if path is None else path.name for name, path in files.items()}
     write(out, found, two, seen, settings=settings, formats=format)

@@ -109,13 +109,14 @@ def new_users(
         new.num_items,
     )
     found = runs.read_metrics(run)
+    family = found["settings"]["family"]
     if arm == "plain":
         both = fold_bias(plain)
     elif (run / "adjust.json").exists():
-        both = correct.correct(plain, ledger, everybody, found["selected"], seed=found["seed"])
+        both = correct.correct(plain, ledger, everybody, found["selected"], family=family, seed=found["seed"])
     else:
         plain = fold_bias(plain)
-        arms = select.arms(plain, ledger, everybody, seed=found["seed"])
+        arms = select.arms(plain, ledger, everybody, family=family, seed=found["seed"])
         both = select.apply(arms["adjusted"], found["selected"], plain, ledger)
     return both._replace(user=both.user[trained_on.num_users :]), new
 
