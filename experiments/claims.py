@@ -148,7 +148,6 @@ def main(
         lightgcn: Whether LightGCN is trained as well.
     """
     kept = results / "claims.json"
-    found = {_key(row): row for row in (runs.read_json(kept) if kept.exists() else [])}
     results.mkdir(parents=True, exist_ok=True)
     for data in only or DATA:
         train = registry.load(data).split.train
@@ -157,15 +156,16 @@ def main(
                 for unit_users in (True, False):
                     settings = settings_of(backbone, objective, unit_users)
                     readings = follow(train, settings, epochs=epochs, every=every)
-                    row = {"data": data, "backbone": backbone, "objective": objective, "unit_users": unit_users}
-                    found[_key(row)] = {**row, "readings": readings}
-                    runs.write_json(kept, sorted(found.values(), key=_place), indent=None)
+                    row: dict[str, Any] = {"data": data, "backbone": backbone, "objective": objective}
+                    row |= {"unit_users": unit_users, "readings": readings}
+                    others = [known for known in _read(kept) if _key(known) != _key(row)]
+                    runs.write_json(kept, sorted([*others, row], key=_place), indent=None)
                     print(data, backbone, objective, unit_users, readings[-1]["spearman"], flush=True)
-    rows = sorted(found.values(), key=_place)
+    rows = _read(kept)
     draw(rows, results / "claims.svg")
     parts = [
         "# The two claims over training",
-        f"Made by `python -m experiments.claims`: {epochs} epochs each, one seed; Spearman's correlation with "
+        f"Made by `python -m experiments.claims`: {_epochs(rows)} epochs each, one seed; Spearman's correlation with "
         "popularity at the last epoch. `experiments/claims.py` says what each reading is.",
         "\n".join(words(rows)),
         "![medians over epochs](claims.svg)",
@@ -174,15 +174,24 @@ def main(
     (results / "claims.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def _read(path: Path) -> list[dict[str, Any]]:
+    return list(runs.read_json(path)) if path.exists() else []
+
+
+def _epochs(rows: list[dict[str, Any]]) -> str:
+    """How long the models were trained, in words."""
+    return " or ".join(map(str, sorted({row["readings"][-1]["epoch"] for row in rows})))
+
+
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("data", "backbone", "objective", "unit_users"))
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
     """Where a row stands in the table: data sets as in `DATA`, others after them."""
-    data = row["data"]
+    data, objectives = row["data"], list(OBJECTIVES)
     order = DATA.index(data) if data in DATA else len(DATA)
-    return order, data, row["backbone"] != "mf", list(OBJECTIVES).index(row["objective"]), not row["unit_users"]
+    return order, data, row["backbone"] != "mf", objectives.index(row["objective"]), not row["unit_users"]
 
 
 if __name__ == "__main__":

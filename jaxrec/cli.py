@@ -181,7 +181,8 @@ def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tupl
 
     Args:
         run: A finished RUN folder.
-        adjust: Strengths to use instead of the selected ones, like "direction=1.0,magnitude=0.3".
+        adjust: Strengths to use instead of the selected ones, like "direction=1.0,magnitude=0.3"; exposure and pull for
+            a run by exposure.
         k: Cut-offs.
     """
     from jaxrec import pipeline, runs, select

@@ -148,13 +148,12 @@ def frontiers(
     train: Interactions,
     valid: Mapping[str, Interactions],
     *,
-    family: selection.Family = "gradients",
     k: int = 20,
     budget: int = 24,
     seed: int = 0,
 ) -> dict[str, list[Point]]:
     """Every point tried for the adjustment and the count control, on parts `natural` and `unbiased` of pairs unseen."""
-    problem, arms = _prepared(tables, ledger, train, valid, family=family, k=k, seed=seed)
+    problem, arms = _prepared(tables, ledger, train, valid, family="gradients", k=k, seed=seed)
     return {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
 
 

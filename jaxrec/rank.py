@@ -376,6 +376,7 @@ def _want_scores(scores: Any, rows: int, num_items: int) -> Array:
 
 @jax.jit(static_argnames="k")
 def _rank_scores(scores: Array, excluded: Array, k: int) -> tuple[Array, Array, Array]:
+    scores = jnp.where(scores == 0, 0.0, scores)  # top_k holds -0 for less than 0
     masked = scores.at[jnp.arange(scores.shape[0])[:, None], excluded].set(-jnp.inf, mode="drop")
     return *best_of(masked.T, k), jnp.all(jnp.isfinite(scores))
 

@@ -29,13 +29,13 @@ from jaxrec.rows import materialised, product
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
 
-AT_ONCE = 128  # points that share one computation of the scores, at most,
-CHANGES = 1 << 23  # and points x users or items: what a point changes of each is some numbers
+AT_ONCE = 128  # points that share one computation of the scores, at most
+CHANGES = 1 << 22  # and at most so many points x users or items, whichever are more, for the memory of what they change
 MASKED = 1 << 22  # padded masks of so many entries, which take 40 ms to apply, all get the longest one's width
 LOSSES = (0.05, 0.1, 0.2)  # shares of the natural metric that a trade-off is looked at
 
 
-Family = Literal["gradients", "exposure"]
+Family = Literal["gradients", "exposure"]  # what the arm `adjusted` corrects by
 
 
 class Arm(NamedTuple):
@@ -161,16 +161,15 @@ def _score_chunk_changed(
 ) -> Array:
     """`list_sums` after the first `count` of G changes of one pair of tables: [G, P, 3], 0 beyond.
 
-    The scores are computed once for all of them.
+    The scores are computed once for all of them. `changes.right` is [G, R, I] here, each factor in one piece.
     """
-    right = jnp.swapaxes(changes.right, 1, 2)  # [G, R, I]
 
     def one(users: Array, excluded: Array, relevant: tuple[Array, ...]) -> Array:
         found = rank.scores_by_item(tables, users, excluded)
         others = [product(rows, tables.user[users].T) for rows in shifts]
 
         mine = jnp.swapaxes(changes.left[:, users], 1, 2)  # [G, R, b]
-        factors = (changes.scale, mine, right, changes.weights)
+        factors = (changes.scale, mine, changes.right, changes.weights)
 
         def changed(g: Array, sums: Array) -> Array:
             # In a branch of their own, or XLA fuses the slices of this loop into the pass over scores.
@@ -228,6 +227,7 @@ def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metr
         some = np.asarray(strengths[len(found) : len(found) + size], np.float32)
         whole = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])  # one program for all
         changes, count = change(jnp.asarray(whole)), np.int32(len(some))
+        changes = changes._replace(right=jnp.swapaxes(changes.right, 1, 2))
         score = functools.partial(_score_chunk_changed, tables, arm.shifts, changes, count, k=problem.k, block=block)
         found += [_means(problem, sums) for sums in _over_chunks(problem, score)[: len(some)]]
     return found
@@ -276,7 +276,9 @@ def arms(
         return adj.ScoreChange(jnp.exp(-s[0] * number), left, number[:, None], jnp.zeros(0))
 
     return {
-        "adjusted": (_gradient_arm if family == "gradients" else _exposure_arm)(tables, ledger, unit),
+        "adjusted": _gradient_arm(tables, ledger, unit)
+        if family == "gradients"
+        else exposure_arm(tables, ledger, seed=seed),
         "count_control": Arm(("rescale", "offset"), (0, 0), (0.8, _top(unit, number)), count, count_change),
         "tten": Arm(("power",), (0,), (1.5,), lambda s: adj.tten(s[0])),
     }
@@ -314,10 +316,6 @@ def exposure_arm(tables: Tables, ledger: GradientLedger, *, seed: int = 0) -> Ar
     `transforms.adjustment.offset_by_gradient`. `pull` is that of the arm `adjusted`. As many strengths as the count
     control has. Raises ValueError for a ledger of totals.
     """
-    return _exposure_arm(tables, ledger, score_spread(tables, seed=seed))
-
-
-def _exposure_arm(tables: Tables, ledger: GradientLedger, unit: float) -> Arm:
     if ledger.items.pull.vector.ndim != 2:
         raise ValueError("the exposure arm adds gradients by item; this ledger keeps totals only")
     size = adj.log_relative(ledgers.magnitude(ledger.items, "push"))
@@ -331,7 +329,8 @@ def _exposure_arm(tables: Tables, ledger: GradientLedger, unit: float) -> Arm:
         return adj.ScoreChange(jnp.ones_like(size), left, s[0] * size[:, None], s[1:])
 
     folded = adj.widen(shift, tables.item.shape[1] + (tables.item_bias is not None))
-    return Arm(("exposure", "pull"), (0, 0), (_top(unit, size), 1.5), adjust, change, (folded,))
+    high = (_top(score_spread(tables, seed=seed), size), 1.5)
+    return Arm(("exposure", "pull"), (0, 0), high, adjust, change, (folded,))
 
 
 def _top(unit: float, logs: Array) -> float:

@@ -285,6 +285,17 @@ def test_without_validation_pairs_the_command_warns(folder: Path, capsys: pytest
         assert arrays["user_ids"].tolist() == list(range(800))
 
 
+def test_the_command_corrects_by_exposure_and_so_do_new_users_get_it(folder: Path) -> None:
+    more = ["--valid", str(folder / "valid.csv"), "--family", "exposure"]
+    assert cli.main(command(folder, "exposed", *more)) == 0
+    found = json.loads((folder / "exposed" / "metrics.json").read_text())
+    assert set(found["selected"]) == {"exposure", "pull"}
+    (folder / "new.csv").write_text("user_id,item_id\nann,i3\nann,i5\nann,i9\n")
+    new = ["--histories", str(folder / "new.csv"), "-k", "3", "--out", str(folder / "new.run")]
+    assert cli.main(["recommend", str(folder / "exposed"), *new]) == 0
+    assert len((folder / "new.run").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -72,6 +73,15 @@ def test_evaluate_recommend_and_report(run: Path, tmp_path: Path, capsys: pytest
     assert (tmp_path / "both.html").read_text().count("<svg") == 1
 
 
+def test_a_run_of_before_there_were_families_is_by_gradients(run: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(run, tmp_path / "old"))
+    found = json.loads((old / "metrics.json").read_text())
+    del found["settings"]["family"]
+    (old / "metrics.json").write_text(json.dumps(found))
+    assert runs.read_metrics(old) == runs.read_metrics(run)
+    assert cli.main(["evaluate", str(old), "--adjust", "direction=1.0"]) == 0
+
+
 def test_a_run_may_correct_by_exposure(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     few = ["--width", "8", "--epochs", "2", "--evaluate-every", "2", "--budget", "8", "--negatives", "16"]
@@ -79,7 +89,7 @@ def test_a_run_may_correct_by_exposure(folder: Path, tmp_path: Path, capsys: pyt
     found = runs.read_metrics(out)
     assert set(found["selected"]) == {"exposure", "pull"}
     assert found["selected"] != {"exposure": 0, "pull": 0}
-    assert "recommends a lot" in (out / "report.html").read_text()
+    assert "pushed away a lot while training" in (out / "report.html").read_text()
     saved, split = runs.load_tables(out), data.load(str(folder)).split
     arm = select.exposure_arm(saved.plain, runs.load_ledger(out), seed=0)
     wanted = select.apply(arm, found["selected"], saved.plain, runs.load_ledger(out))
@@ -197,12 +207,17 @@ def trained(users: int = 80, items: int = 50) -> tuple[data.Split, Tables, Gradi
     return split, models.embed(model, state.params), state.ledger
 
 
-def test_points_measured_together_are_measured_as_one_by_one() -> None:
-    split, tables, ledger = trained()
+@pytest.mark.parametrize(("items", "name", "value"), [(50, "AT_ONCE", 5), (700, "CHANGES", 3600)])
+def test_points_measured_together_are_measured_as_one_by_one(
+    items: int, name: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five points at once, whichever limit says so; 700 items are ranked by stages, 50 by one."""
+    monkeypatch.setattr(select, name, value)
+    split, tables, ledger = trained(items=items)
     problem = select.prepare(tables, ledger, split.train, split.valid, k=5, block=16)
     rng = np.random.default_rng(0)
     for arm in (*select.arms(tables, ledger, split.train).values(), select.exposure_arm(tables, ledger)):
-        box = rng.uniform(arm.low, arm.high, (select.AT_ONCE + 3, len(arm.low)))
+        box = rng.uniform(arm.low, arm.high, (8, len(arm.low)))
         together = select.measure_many(problem, arm, box)
         assert len(together) == len(box)
         for s, found in zip(box, together, strict=True):

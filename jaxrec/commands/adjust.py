@@ -96,8 +96,8 @@ def adjust(
     )
     out.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {"family": family, "select": select, "max_loss": max_loss, "k": k, "seed": seed}
-    settings |= {"score": score, "leave_out": leave_out if valid is None else None}
-    settings |= {"budget": budget, "select_users": select_users}
+    settings |= {"budget": budget, "select_users": select_users, "score": score}
+    settings |= {"leave_out": leave_out if valid is None else None}
     files = {"user": user, "item": item, "interactions": interactions, "valid": valid}
     settings |= {name: None if path is None else path.name for name, path in files.items()}
     write(out, found, two, seen, settings=settings, formats=format)

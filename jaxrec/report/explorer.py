@@ -10,7 +10,7 @@ from jaxrec.report.markup import ARMS, details, embed, escape, table
 MEANING = {
     "direction": "how much of the common direction of positive interactions is removed",
     "magnitude": "what is subtracted from the scores of items with large gradients",
-    "exposure": "what is subtracted from the scores of items that the model itself recommends a lot",
+    "exposure": "what is subtracted from the scores of items that were pushed away a lot while training",
     "pull": "how far items move towards the users who like them, all items alike",
     "push": "how far items move away from the users who were shown them in vain, all items alike",
 }
