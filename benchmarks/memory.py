@@ -14,7 +14,7 @@ import gc
 import itertools
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import inputs
 from benchmarks.contest import Contender, contest
@@ -22,6 +22,9 @@ from benchmarks.plan import Case, Plan, no_row
 from benchmarks.rows import Absent, Row, row
 from benchmarks.timing import middle, spread
 from benchmarks.worker import Reading, Run
+
+if TYPE_CHECKING:
+    from jaxrec.data.interactions import Interactions
 
 MEGA = 2**20
 LARGE = "tail:300000,300000,3000000,0"
@@ -96,12 +99,12 @@ def training(options: dict[str, Any]) -> Run:
     """Peak and predicted bytes of two epochs of 20 steps: `loop` "fit" for `fit`, "epoch" for `make_epoch` alone."""
     from benchmarks import ours
 
-    def train_on(data: str) -> dict[str, int]:
+    def train_on(train: Interactions) -> dict[str, int]:
         import jax
 
         from jaxrec.train import fit, make_epoch
 
-        sampler, step = ours.PARTS[options["parts"]](options, inputs.train(data))
+        sampler, step = ours.PARTS[options["parts"]](options, train)
         sampler = sampler._replace(num_batches=20)
         if options["loop"] == "fit":
             fit(step, sampler, epochs=2, key=jax.random.key(0))
@@ -113,11 +116,11 @@ def training(options: dict[str, Any]) -> Run:
         return predict_training(step, sampler, width=ours.WIDTH, negatives=1)
 
     def run() -> Reading:
-        train_on(SMALL)
-        inputs.train(options["data"])  # what making the data leaves behind is not training's
+        train_on(inputs.train(SMALL))
+        train = inputs.train(options["data"])  # making it, and what was given, are not training's
         before = resident()
         forget_peak()
-        predicted = train_on(options["data"])
+        predicted = train_on(train)
         return {"seconds": 1.0, "work": 1, "peak": peak() - before, "predicted": predicted}
 
     return run
@@ -131,7 +134,7 @@ def ranking(options: dict[str, Any]) -> Run:
     from jaxrec import rank
     from jaxrec.types import Tables
 
-    def rank_on(train: Any) -> dict[str, int]:
+    def rank_on(train: Interactions) -> dict[str, int]:
         import jax
 
         keys = jax.random.split(jax.random.key(0))
