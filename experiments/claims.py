@@ -96,7 +96,11 @@ def words(rows: list[dict[str, Any]]) -> list[str]:
         if 0 < len(against) < len(rows):
             names = sorted({f"{r['data']} {r['backbone']} {r['objective']}" for r in against})
             said[-1] += " Not in: " + ", ".join(names) + "."
-    for name in ("alignment", "magnitude_per_event"):
+        least = min(rows, key=lambda row: row["readings"][-1]["spearman"][name])
+        users = "unit" if least["unit_users"] else "free"
+        where = f"{least['data']} {least['backbone']} {least['objective']}, users {users}"
+        said[-1] += f" Least: {least['readings'][-1]['spearman'][name]:+.2f} ({where})."
+    for name in ("alignment", "gradient_alignment", "magnitude_per_event"):
         unit, free = (
             [r["readings"][-1]["spearman"][name] for r in rows if r["unit_users"] is wanted] for wanted in (True, False)
         )
@@ -161,7 +165,12 @@ def main(
                     others = [known for known in _read(kept) if _key(known) != _key(row)]
                     runs.write_json(kept, sorted([*others, row], key=_place), indent=None)
                     print(data, backbone, objective, unit_users, readings[-1]["spearman"], flush=True)
-    rows = _read(kept)
+    write_page(results)
+
+
+def write_page(results: Path) -> None:
+    """`claims.svg` and `claims.md` from `claims.json`."""
+    rows = _read(results / "claims.json")
     draw(rows, results / "claims.svg")
     parts = [
         "# The two claims over training",
