@@ -11,7 +11,7 @@
     macr-lightgcn-adressa-across  the same on LightGCN
     macr-mf-adressa-on-test, macr-mf-adressa-across-on-test, macr-lightgcn-adressa-across-on-test
                              epochs and c chosen on the test itself, as the authors did, by each seed for
-                             itself (three, the first has one): checks, not results
+                             itself (one, two and three): checks, not results
 
 The first is read at the epochs of the authors' log, and the two filters have no epochs, so nothing is selected here
 (what their authors selected their settings on is not known here). For the next four, validation parts are
@@ -165,7 +165,7 @@ NAMES: dict[str, Callable[..., dict[str, Any]]] = {
     "macr-mf-adressa-across": lambda epochs, out: macr_adressa("mf", epochs or 500, 3, **AS_THEIRS),
     "macr-lightgcn-adressa-across": lambda epochs, out: macr_adressa("lightgcn", epochs or 600, 2, **AS_THEIRS),
     "macr-mf-adressa-on-test": lambda epochs, out: macr_on_test("mf", epochs or 600, 1),
-    "macr-mf-adressa-across-on-test": lambda epochs, out: macr_on_test("mf", epochs or 300, 3, **AS_THEIRS),
+    "macr-mf-adressa-across-on-test": lambda epochs, out: macr_on_test("mf", epochs or 300, 2, **AS_THEIRS),
     "macr-lightgcn-adressa-across-on-test": lambda epochs, out: macr_on_test("lightgcn", epochs or 400, 3, **AS_THEIRS),
 }
 
