@@ -33,8 +33,6 @@ AT_ONCE = 128  # points that share one computation of the scores, at most
 CHANGES = 1 << 22  # and at most so many points x users or items, whichever are more, for the memory of what they change
 MASKED = 1 << 22  # padded masks of so many entries, which take 40 ms to apply, all get the longest one's width
 LOSSES = (0.05, 0.1, 0.2)  # shares of the natural metric that a trade-off is looked at
-
-
 Family = Literal["gradients", "exposure"]  # what the arm `adjusted` corrects by
 
 
@@ -275,10 +273,9 @@ def arms(
         left = -s[1] * jnp.ones((tables.user.shape[0], 1))
         return adj.ScoreChange(jnp.exp(-s[0] * number), left, number[:, None], jnp.zeros(0))
 
+    by_gradients = family == "gradients"
     return {
-        "adjusted": _gradient_arm(tables, ledger, unit)
-        if family == "gradients"
-        else exposure_arm(tables, ledger, seed=seed),
+        "adjusted": _gradient_arm(tables, ledger, unit) if by_gradients else exposure_arm(tables, ledger, seed=seed),
         "count_control": Arm(("rescale", "offset"), (0, 0), (0.8, _top(unit, number)), count, count_change),
         "tten": Arm(("power",), (0,), (1.5,), lambda s: adj.tten(s[0])),
     }

@@ -95,9 +95,9 @@ def adjust(
         seed=seed,
     )
     out.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {"family": family, "select": select, "max_loss": max_loss, "k": k, "seed": seed}
-    settings |= {"budget": budget, "select_users": select_users, "score": score}
-    settings |= {"leave_out": leave_out if valid is None else None}
+    settings: dict[str, Any] = {"select": select, "max_loss": max_loss, "k": k, "budget": budget, "seed": seed}
+    settings |= {"score": score, "leave_out": leave_out if valid is None else None, "select_users": select_users}
+    settings["family"] = family
     files = {"user": user, "item": item, "interactions": interactions, "valid": valid}
     settings |= {name: None if path is None else path.name for name, path in files.items()}
     write(out, found, two, seen, settings=settings, formats=format)
