@@ -120,7 +120,7 @@ def find(name: str, backbone: Backbone) -> Contestant:
         return Contestant(name, "base", space, {n: _within(of, getattr(settings, n)) for n, of in space.items()})
     if name in TRAINED:
         space = ADAM | TRAINED[name]
-        return Contestant(name, "trained", space, {n: _within(of, _own(name, n)) for n, of in space.items()})
+        return Contestant(name, "trained", space, {n: _within(of, _own(name, n, backbone)) for n, of in space.items()})
     if name in SOLVED:
         return Contestant(name, "solved", SOLVED[name][1], {})
     raise ValueError(f"no contestant {name!r}; there are {', '.join(names(backbone))}")
@@ -133,9 +133,11 @@ def names(backbone: Backbone) -> list[str]:
     return [*BASES, *TRAINED]
 
 
-def _own(name: str, option: str) -> Any:
+def _own(name: str, option: str, backbone: Backbone) -> Any:
     """The source's value of an option."""
     entry = baselines.registry.ENTRIES[name]
+    if backbone == "lightgcn" and option in dict(entry.on_graph):
+        return dict(entry.on_graph)[option]
     if option in baselines.options(name):
         return inspect.signature(entry.build).parameters[option].default
     return getattr(entry.settings, option)

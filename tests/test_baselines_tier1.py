@@ -606,6 +606,20 @@ def test_a_short_fit_is_finite_learns_and_ranks(name: str, backbone: Any) -> Non
         assert set(points[-1].strengths) == set(method.strengths)
 
 
+def test_macr_on_a_graph_has_its_sources_larger_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float] = []
+    plain = macr.objective
+
+    def objective(**given: Any) -> Any:
+        taken.append(given["alpha"])
+        return plain(**given)
+
+    monkeypatch.setattr(macr, "objective", objective)
+    for backbone, given in (("mf", {}), ("lightgcn", {}), ("lightgcn", {"alpha": 0.5})):
+        baselines.build("macr", TRAIN, backbone, **given)
+    assert taken == [1e-3, 1e-2, 0.5]
+
+
 def test_unknown_names_and_options_are_told_the_nearest() -> None:
     with pytest.raises(ValueError, match="no baseline 'macer'; did you mean 'macr'"):
         baselines.build("macer", TRAIN)

@@ -48,6 +48,7 @@ def test_sources_values_come_first_and_lie_in_the_space(backbone: contestants.Ba
             of = who.space[option]
             inside = of.low <= value <= of.high if isinstance(of, contestants.Real) else value in of.values
             assert inside, (name, option, value)
+    assert contestants.find("macr", backbone).first["alpha"] == {"mf": 1e-3, "lightgcn": 1e-2}[backbone]
     assert set(baselines.METHODS) == set(contestants.TRAINED)  # no baseline is left out
     assert set(contestants.TRAINED) - set(contestants.names(backbone)) == ({"dap"} if backbone == "mf" else set())
 

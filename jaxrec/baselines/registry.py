@@ -39,11 +39,15 @@ from jaxrec.train import Fit, fit
 
 
 class Entry(NamedTuple):
-    """A method's settings and how it is put together; `options` are those that its name fixes."""
+    """A method's settings and how it is put together; `options` are those that its name fixes.
+
+    `on_graph` are defaults of its options that the source has for LightGCN.
+    """
 
     settings: Settings
     build: Callable[..., Any]  # (settings, train, **options) -> Method, or (Model, Sampler, Step)
     options: tuple[tuple[str, Any], ...] = ()
+    on_graph: tuple[tuple[str, Any], ...] = ()
 
 
 ENTRIES: dict[str, Entry] = {
@@ -51,7 +55,7 @@ ENTRIES: dict[str, Entry] = {
     "ips-c": Entry(ips.SETTINGS, ips.build, (("kind", "c"),)),
     "ips-cn": Entry(ips.SETTINGS, ips.build, (("kind", "cn"),)),
     "ips-cnsr": Entry(ips.SETTINGS, ips.build, (("kind", "cnsr"),)),
-    "macr": Entry(macr.SETTINGS, macr.build),
+    "macr": Entry(macr.SETTINGS, macr.build, on_graph=(("alpha", 1e-2),)),
     "dice": Entry(dice.SETTINGS, dice.build),
     "pd": Entry(pd.SETTINGS, pd.build, (("inject", False),)),
     "pda": Entry(pd.SETTINGS, pd.build, (("inject", True),)),
@@ -76,6 +80,8 @@ ENTRIES: dict[str, Entry] = {
 
 def _method(entry: Entry) -> Callable[[Settings, Interactions], Method]:
     def assemble(settings: Settings, train: Interactions, **options: Any) -> Method:
+        if settings.backbone == "lightgcn":
+            options = dict(entry.on_graph) | options
         found = entry.build(settings, train, **dict(entry.options), **options)
         return found if isinstance(found, Method) else plain(found)
 
