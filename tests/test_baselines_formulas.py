@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -229,20 +231,43 @@ def test_adap_tau_starts_at_its_temperature_and_a_wide_beta_keeps_one_for_all() 
 # ddc
 
 
-def test_the_directions_of_ddc_are_their_formulas() -> None:
+def slow_preference(user: np.ndarray, item: np.ndarray, own: np.ndarray, share: float) -> np.ndarray:
+    """The unit mean of the unit rows of the best-scored share of a user's items."""
+    best = sorted(own, key=lambda i: -float(user @ item[i]))[: max(1, int(len(own) * share))]
+    mean = np.mean([item[i] / np.linalg.norm(item[i]) for i in best], axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_the_directions_of_ddc_are_their_formulas(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ddc, "FEWEST", 2)
+    monkeypatch.setattr(ddc, "PAIRS", 7)
     train = random_interactions(users=USERS, items=ITEMS)
     tables = some_tables()
-    item, counts = np.asarray(tables.item, np.float64), train.item_counts
-    top = np.argsort(-counts, kind="stable")[:2]
-    rest = [i for i in range(ITEMS) if i not in top]
-    d = item[top].mean(0) - item[rest].mean(0)
-    d /= np.linalg.norm(d)
-    along = ddc.directions(tables, train, head=0.2)
-    np.testing.assert_allclose(along.popularity, d, rtol=1e-4, atol=1e-5)
+    user, item = (np.asarray(x, np.float64) for x in tables[:2])
+    rare, popular = np.sort(train.item_counts[train.item_counts > 0])[[2, -3]]
+    low = (train.item_counts > 0) & (train.item_counts <= rare)
+    d = item[train.item_counts >= popular].mean(0) - item[low].mean(0)
+    along = ddc.directions(tables, train, rare=int(rare), popular=int(popular), share=share)
+    np.testing.assert_allclose(along.popularity, d / np.linalg.norm(d), rtol=1e-4, atol=1e-5)
     for u in range(USERS):
-        own = item[train.items[train.users == u]].mean(0)
-        own -= (own @ d) * d
-        np.testing.assert_allclose(along.preference[u], own / np.linalg.norm(own), rtol=1e-3, atol=1e-4)
+        own = train.items[train.users == u]
+        expected = slow_preference(user[u], item, own, share) if len(own) else np.zeros(user.shape[1])
+        np.testing.assert_allclose(along.preference[u], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ddc_takes_a_tenth_at_either_end_where_few_items_are_rare_or_popular() -> None:
+    counts = np.array([0, 0] + list(range(1, 41)))
+    low, high = ddc._ends(counts, 5, 100)
+    assert (low.tolist(), high.tolist()) == ([2, 3, 4, 5], [38, 39, 40, 41])
+    low, high = ddc._ends(counts, 12, 30)
+    assert (low.tolist(), high.tolist()) == (list(range(2, 14)), list(range(31, 42)))
+
+
+@pytest.mark.parametrize("given", [{"share": 0.0}, {"share": 1.5}, {"rare": 100}, {"rare": 0}])
+def test_ddc_says_what_its_directions_want(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="ddc wants"):
+        ddc.directions(some_tables(), random_interactions(users=USERS, items=ITEMS), **given)
 
 
 def test_the_loss_of_ddc_is_its_formula_and_each_scalar_has_its_role() -> None:
@@ -252,27 +277,47 @@ def test_the_loss_of_ddc_is_its_formula_and_each_scalar_has_its_role() -> None:
     users, positives, negatives = rng.integers(0, USERS, B), rng.integers(0, ITEMS, B), rng.integers(0, ITEMS, (B, K))
     batch = Batch(*(jnp.asarray(x, jnp.int32) for x in (users, positives, negatives)))
     scalars = ddc.Scalars(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
-    found = ddc.loss(scalars, tables, along, batch)
+    found = ddc.loss(scalars, tables, along, batch, l2=0.25)
     user, item = (np.asarray(x, np.float64) for x in tables[:2])
     for n, (u, i) in enumerate(zip(users, positives, strict=True)):
-        pull = (user[u] + b[u] * np.asarray(along.preference[u])) @ item[i]
-        push = [(user[u] + a[u] * np.asarray(along.popularity)) @ item[j] for j in negatives[n]]
-        np.testing.assert_allclose(found[n], np.mean([np.log1p(np.exp(s - pull)) for s in push]), rtol=1e-3, atol=1e-5)
+        length = np.linalg.norm(user[u])
+        pull = (user[u] + length * b[u] * np.asarray(along.preference[u])) @ item[i]
+        push = [(user[u] + length * a[u] * np.asarray(along.popularity)) @ item[j] for j in negatives[n]]
+        bpr = np.mean([np.log1p(np.exp(s - pull)) for s in push])
+        np.testing.assert_allclose(found[n], bpr + 0.25 * (a[u] ** 2 + b[u] ** 2), rtol=1e-3, atol=1e-5)
 
 
-def test_ddc_lowers_its_loss_leaves_the_base_alone_and_is_plain_at_strength_zero() -> None:
+def test_ddc_finds_the_least_of_its_loss_leaves_the_base_alone_and_is_plain_at_strength_zero() -> None:
     train = random_interactions(users=USERS, items=ITEMS)
     tables = some_tables()
     along = ddc.directions(tables, train)
-    scalars = ddc.fit(tables, train, key=jax.random.key(0), along=along, epochs=3, batch_size=8, learning_rate=0.05)
-    every = Batch(jnp.asarray(train.users), jnp.asarray(train.items), jnp.arange(ITEMS, dtype=jnp.int32))
-    nothing = ddc.Scalars(jnp.zeros(USERS), jnp.zeros(USERS))
-    assert jnp.mean(ddc.loss(scalars, tables, along, every)) < jnp.mean(ddc.loss(nothing, tables, along, every))
+    scalars = ddc.fit(tables, train, key=jax.random.key(0), along=along, l2=0.05, batch_size=64)
+    # The same problem over all pairs and all their possible negatives, by Newton's method a scalar at a time.
+    known = np.zeros((USERS, ITEMS), bool)
+    known[train.users, train.items] = True
+    users, positives, others = np.nonzero(known[:, :, None] & ~known[:, None, :])
+    weight = 1 / (~known).sum(1)[users]
+    user, item = (np.asarray(x, np.float64) for x in tables[:2])
+    length, d, p = np.linalg.norm(user, axis=1), np.asarray(along.popularity), np.asarray(along.preference)
+    gap = np.einsum("nd,nd->n", user[users], item[others] - item[positives])
+    by_a, by_b = length[users] * (item[others] @ d), -length[users] * np.einsum("nd,nd->n", p[users], item[positives])
+    a, b = np.zeros(USERS), np.zeros(USERS)
+    for _ in range(200):
+        for x, slope in ((a, by_a), (b, by_b)):
+            s = 1 / (1 + np.exp(-(gap + a[users] * by_a + b[users] * by_b)))
+            first = np.bincount(users, weight * s * slope, USERS) + 0.1 * train.user_counts * x
+            second = np.bincount(users, weight * s * (1 - s) * slope**2, USERS) + 0.1 * train.user_counts
+            x -= np.clip(first / np.maximum(second, 1e-12), -1, 1)
+    seen = train.user_counts > 0
+    moved = a[:, None] * d + b[:, None] * p
+    found = np.outer(scalars.popularity, d) + np.asarray(scalars.preference)[:, None] * p
+    assert np.linalg.norm((found - moved)[seen]) < 0.05 * np.linalg.norm(moved[seen])
     arm = ddc.arm(scalars, along)
     np.testing.assert_array_equal(arm.adjust(jnp.zeros(2))(tables, empty_ledger()).user, tables.user)
-    user = np.asarray(tables.user) + np.outer(scalars.popularity, along.popularity)
-    user += np.asarray(scalars.preference)[:, None] * np.asarray(along.preference)
-    np.testing.assert_allclose(ddc.adjustment(scalars, along)(tables, empty_ledger()).user, user, rtol=1e-5, atol=1e-6)
+    expected = user + length[:, None] * found
+    np.testing.assert_allclose(
+        ddc.adjustment(scalars, along)(tables, empty_ledger()).user, expected, rtol=1e-4, atol=1e-5
+    )
 
 
 # ipl

@@ -211,7 +211,7 @@ def test_arms_are_tuned_like_the_librarys_own() -> None:
     assert ledger is not None
     problem = select.prepare(tables, ledger, data, {"natural": random_interactions(5)}, k=3)
     along = ddc.directions(tables, data)
-    scalars = ddc.fit(tables, data, key=jax.random.key(1), along=along, epochs=1)
+    scalars = ddc.fit(tables, data, key=jax.random.key(1), along=along, steps=10)
     for arm in (pc.arm(data.item_counts), tde.arm(tables, ledger), ddc.arm(scalars, along)):
         points = select.frontier(problem, arm, budget=6, rounds=1)
         assert len(points) == 6
