@@ -5,10 +5,10 @@
     gf-cf-gowalla            Shen et al. 2021 (arXiv 2108.07567), their settings; natural test, nothing to train
     bspm-gowalla             Choi et al. 2023 (arXiv 2211.09324), the same
     macr-mf-adressa          Wei et al. 2021 (arXiv 2010.15363), their settings; epochs and c chosen on validation
-    macr-lightgcn-adressa    the same on LightGCN of 2 layers
+    macr-lightgcn-adressa    the same on LightGCN of 2 layers, α as on MF
     macr-mf-adressa-across   what their code trains in place of their formula (`baselines.macr.objective`), and users
                              drawn uniformly, as there
-    macr-lightgcn-adressa-across  the same on LightGCN
+    macr-lightgcn-adressa-across  the same on LightGCN, with the α of 1e-2 that their commands have there
     macr-mf-adressa-on-test, macr-lightgcn-adressa-on-test
                              that with their commands' c = 30, stopped where the hit rate on the test itself is best,
                              as there, by each seed for itself: checks, not results
@@ -152,11 +152,11 @@ NAMES: dict[str, Callable[..., dict[str, Any]]] = {
     "gf-cf-gowalla": lambda epochs, out: filter_gowalla(width=256, low_pass=0.3, sharpening=0.0),
     "bspm-gowalla": lambda epochs, out: filter_gowalla(width=448, low_pass=0.2, sharpening=2.5),
     "macr-mf-adressa": lambda epochs, out: macr_adressa("mf", epochs or 600, 5),
-    "macr-lightgcn-adressa": lambda epochs, out: macr_adressa("lightgcn", epochs or 200, 3),
+    "macr-lightgcn-adressa": lambda epochs, out: macr_adressa("lightgcn", epochs or 200, 3, alpha=1e-3),
     "macr-mf-adressa-across": lambda epochs, out: macr_adressa("mf", epochs or 500, 3, **AS_THEIRS),
     "macr-lightgcn-adressa-across": lambda epochs, out: macr_adressa("lightgcn", epochs or 400, 3, **AS_THEIRS),
-    "macr-mf-adressa-on-test": lambda epochs, out: macr_on_test("mf", epochs or 2000, 3),
-    "macr-lightgcn-adressa-on-test": lambda epochs, out: macr_on_test("lightgcn", epochs or 2000, 3),
+    "macr-mf-adressa-on-test": lambda epochs, out: macr_on_test("mf", epochs or 2000, 2),
+    "macr-lightgcn-adressa-on-test": lambda epochs, out: macr_on_test("lightgcn", epochs or 2000, 2),
 }
 
 
