@@ -136,8 +136,8 @@ def names(backbone: Backbone) -> list[str]:
 def _own(name: str, option: str, backbone: Backbone) -> Any:
     """The source's value of an option."""
     entry = baselines.registry.ENTRIES[name]
-    if backbone == "lightgcn" and option in dict(entry.on_graph):
-        return dict(entry.on_graph)[option]
+    if option in (given := entry.defaults(backbone)):
+        return given[option]
     if option in baselines.options(name):
         return inspect.signature(entry.build).parameters[option].default
     return getattr(entry.settings, option)

@@ -5,8 +5,8 @@
     u′   = u + ‖u‖ (a_u d + b_u p_u)
 
 The two scalars of each user are trained on a base that stays, by BPR whose positives see u + ‖u‖ b_u p_u and whose
-negatives see u + ‖u‖ a_u d. All of it is as in the authors' code (github.com/LingFeng-Liu-AI/DDC), but for what `fit`
-says of how long it trains.
+negatives see u + ‖u‖ a_u d. This follows the authors' code (github.com/LingFeng-Liu-AI/DDC), but for what `directions`
+and `fit` say.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def directions(
 
     At least one item of a user counts, and no item without interactions. Where fewer than ten items are that rare or
     that popular, for which the source has no direction, the tenth of the items with fewest or with most interactions is
-    taken on both sides. The source's figures are for Tmall; it leaves them to be set by hand.
+    taken on both sides. The source's figures are for Tmall; it leaves them to be set by hand. Its means are of as many
+    items on both sides, drawn at random: four fifths of the shorter side; here they are of all.
     """
     if not 0 < share <= 1:
         raise ValueError(f"ddc wants a share of each user's items in (0, 1], got {share}; 0.3 is the source's")

@@ -49,6 +49,10 @@ class Entry(NamedTuple):
     options: tuple[tuple[str, Any], ...] = ()
     on_graph: tuple[tuple[str, Any], ...] = ()
 
+    def defaults(self, backbone: str) -> dict[str, Any]:
+        """Its options' defaults on a backbone that are not those of `build`."""
+        return dict(self.on_graph) if backbone == "lightgcn" else {}
+
 
 ENTRIES: dict[str, Entry] = {
     "ips": Entry(ips.SETTINGS, ips.build, (("kind", "ips"),)),
@@ -80,8 +84,7 @@ ENTRIES: dict[str, Entry] = {
 
 def _method(entry: Entry) -> Callable[[Settings, Interactions], Method]:
     def assemble(settings: Settings, train: Interactions, **options: Any) -> Method:
-        if settings.backbone == "lightgcn":
-            options = dict(entry.on_graph) | options
+        options = entry.defaults(settings.backbone) | options
         found = entry.build(settings, train, **dict(entry.options), **options)
         return found if isinstance(found, Method) else plain(found)
 
