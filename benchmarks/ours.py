@@ -43,7 +43,11 @@ def plain_bpr(options: dict[str, Any], train: Interactions) -> tuple[Sampler, St
     (LightFM) or adam; `reject` draws a negative that the user has again."""
     model = models.mf(train.num_users, train.num_items, WIDTH)
     sampler = samplers.sampler(
-        train, batch_size=options.get("batch", BATCH), num_negatives=1, reject=options.get("reject", False)
+        train,
+        batch_size=options.get("batch", BATCH),
+        num_negatives=1,
+        reject=options.get("reject", False),
+        rows_per_user=options.get("rows_per_user", 1),
     )
     seen = observation(options.get("ledger", "off"), train)
     optimizer = {"sgd": optim.row_sgd, "adagrad": optim.row_adagrad, "adam": optim.row_adam}[options["optimizer"]]

@@ -14,6 +14,7 @@ that the network gets. A loss that no scores tell (branches, several embeddings 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -173,10 +174,32 @@ def observe_batch(
         item_push=ledgers.Events(
             batch.negatives.ravel(), rows.negative.reshape(-1, rows.negative.shape[-1]), push_size, push_count
         ),
-        user_pull=ledgers.Events(batch.users, rows.user_pull, length(rows.user_pull)),
-        user_push=ledgers.Events(batch.users, rows.user_push, length(rows.user_push)),
+        user_pull=_by_user(batch, rows.user_pull, length(rows.user_pull)),
+        user_push=_by_user(batch, rows.user_push, length(rows.user_push)),
         decay=decay,
     )
+
+
+def _by_user(batch: Batch, gradient: Array, size: Array) -> ledgers.Events:
+    """A role of the batch's users, gradient [B, D] and size [B] by row: an event a row, summed over a user's rows."""
+    if batch.rows_per_user == 1:
+        return ledgers.Events(batch.users, gradient, size)
+    number = jnp.full(len(batch.users), batch.rows_per_user, size.dtype)
+    return ledgers.Events(batch.users, _fold(gradient, batch.rows_per_user), _fold(size, batch.rows_per_user), number)
+
+
+def _fold(rows: Array, times: int) -> Array:
+    """[N R, ..] summed over each R neighbours: [N, ..]."""
+    parts = rows.reshape(-1, times, *rows.shape[1:])
+    return functools.reduce(jnp.add, [parts[:, r] for r in range(times)])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _spread(rows: Array, times: int) -> Array:
+    return jnp.repeat(rows, times, axis=0)
+
+
+_spread.defvjp(lambda rows, times: (_spread(rows, times), None), lambda times, _, g: (_fold(g, times),))
 
 
 def row_objective_gradients(
@@ -213,8 +236,8 @@ def observe_rows(
         ledger,
         item_pull=ledgers.Events(batch.positives, rows.positive, size.positive),
         item_push=ledgers.Events(batch.negatives.ravel(), by_negative, push_size, push_count),
-        user_pull=ledgers.Events(batch.users, rows.user_pull, size.user_pull),
-        user_push=ledgers.Events(batch.users, rows.user_push, size.user_push),
+        user_pull=_by_user(batch, rows.user_pull, size.user_pull),
+        user_push=_by_user(batch, rows.user_push, size.user_push),
         decay=decay,
     )
 
@@ -260,26 +283,26 @@ def make_step(
         return *score_gradients(objective, *scored, batch), lambda g: (row_gradients(*scored, g), None)
 
     def cut(scored: tuple[Array, Array, Array], state: TrainState, batch: Batch) -> _Cut:
-        loss, g, pull_back = read(scored, state.params, batch)
+        by_row = batch.by_row()
+        loss, g, pull_back = read(scored, state.params, by_row)
         corrected, transform_state = through.update(
             g,
             state.transform,
             None,
-            users=batch.users,
+            users=by_row.users,
             positives=batch.positives,
             negatives=batch.negatives,
         )
         applied, direct = pull_back(corrected)
         ledger = state.ledger
         if observation is not None and ledger is not None:
-            seen = corrected
-            by_row = applied
+            seen, rows = corrected, applied
             if observation.gradients == "raw" and transform is not None:
-                seen, by_row = g, pull_back(g)[0]
+                seen, rows = g, pull_back(g)[0]
             if model.score is None:
-                ledger = observe_batch(ledger, batch, scored[0], seen, by_row, decay=observation.decay)
+                ledger = observe_batch(ledger, batch, scored[0], seen, rows, decay=observation.decay)
             else:
-                ledger = observe_rows(ledger, batch, by_row, decay=observation.decay)
+                ledger = observe_rows(ledger, batch, rows, decay=observation.decay)
         return _Cut(loss, -g.positive, _summed(applied, batch), ledger, transform_state, direct)
 
     blank = lambda: through.init(ScoreGradients(jnp.zeros(1), jnp.zeros((1, 1))))  # noqa: E731
@@ -307,7 +330,7 @@ def make_row_step(
         raise ValueError("an objective of rows has no score gradients to transform; weigh its rows in the objective")
 
     def cut(scored: tuple[Array, Array, Array], state: TrainState, batch: Batch) -> _Cut:
-        loss, rows = row_objective_gradients(objective, *scored, batch, state.epoch)
+        loss, rows = row_objective_gradients(objective, *scored, batch.by_row(), state.epoch)
         ledger = state.ledger
         if observation is not None and ledger is not None:
             ledger = observe_rows(ledger, batch, rows, decay=observation.decay)
@@ -361,18 +384,21 @@ def _make(
     def gather(params: Params, batch: Batch) -> tuple[Array, Array, Array]:
         return _take(model.tables(params), batch)
 
-    def heads(user: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
-        return model.user_head(user), model.item_head(positive), model.item_head(negative)
+    def heads(rows_per_user: int, user: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
+        own = model.user_head(user)
+        by_row = own if rows_per_user == 1 else _spread(own, rows_per_user)
+        return by_row, model.item_head(positive), model.item_head(negative)
 
     @jax.default_matmul_precision("highest")  # float32 on accelerators, too, as on CPUs
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
         raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
-        scored, pull_to_raw = jax.vjp(heads, *raw)
+        scored, pull_to_raw = jax.vjp(functools.partial(heads, batch.rows_per_user), *raw)
         at = cut(scored, state, batch)
         applied = at.rows
         by_raw = pull_to_raw((applied.user_pull + applied.user_push, applied.positive, applied.negative))
         if l2 and model.penalized is None:
-            by_raw = tuple(grad + l2 * row for grad, row in zip(by_raw, raw, strict=True))
+            times = (batch.rows_per_user, 1, 1)
+            by_raw = tuple(grad + l2 * n * row for grad, n, row in zip(by_raw, times, raw, strict=True))
         if isinstance(optimizer, RowOptimizer):
             params, opt_state = _update_rows(optimizer, state, batch, by_raw)
         else:
@@ -399,7 +425,7 @@ def _take(tables: tuple[Array, Array], batch: Batch) -> tuple[Array, Array, Arra
 def _penalty_gradient(
     penalized: Callable[[Params], tuple[Array, Array]], params: Params, batch: Batch, l2: float
 ) -> Params:
-    rows, pull = jax.vjp(lambda params: _take(penalized(params), batch), params)
+    rows, pull = jax.vjp(lambda params: _take(penalized(params), batch.by_row()), params)
     return pull(jax.tree.map(lambda row: l2 * row, rows))[0]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
@@ -17,13 +18,30 @@ Params = Any  # a pytree of arrays
 
 
 class Batch(NamedTuple):
-    """What one step of training sees; `negatives` is private to each row or shared by all of them."""
+    """What one step of training sees; `negatives` is private to each row or shared by all of them.
 
-    users: Array  # [B] int32
+    Users are [B], one a row, or [B/R], each with R rows one after the other, so that a user's row is read and written
+    once for all of them.
+    """
+
+    users: Array  # [B] or [B/R] int32
     positives: Array  # [B] int32
     negatives: Array  # [B, K] own, or [K] shared, int32
     where: Array | None = None  # [B, K] bool, False where a negative must not count
     log_q: Array | None = None  # as negatives: log of the expected number of draws of each negative, a row
+
+    @property
+    def rows_per_user(self) -> int:
+        """R, which the shapes tell."""
+        return len(self.positives) // len(self.users)
+
+    def by_row(self) -> Batch:
+        """The batch with a user for each row, [B].
+
+        >>> Batch(jnp.array([3, 1]), jnp.array([5, 6, 7, 8]), jnp.array([[2], [2], [4], [4]])).by_row().users.tolist()
+        [3, 3, 1, 1]
+        """
+        return self if self.rows_per_user == 1 else self._replace(users=jnp.repeat(self.users, self.rows_per_user))
 
 
 class Tables(NamedTuple):

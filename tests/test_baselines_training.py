@@ -15,7 +15,7 @@ import pytest
 from conftest import random_interactions
 from scipy.special import expit
 
-from jaxrec import metrics, models, objectives, presets, rank, select, testing, train
+from jaxrec import baselines, metrics, models, objectives, presets, rank, select, testing, train
 from jaxrec.baselines import adap_tau, bc_loss, branch, ccl, ddc, eql, ipl, parts, pc, popgo, resn, ssm, tde, zerosum
 from jaxrec.data import Interactions
 from jaxrec.presets import Settings
@@ -45,6 +45,11 @@ def small(settings: Settings, backbone: Literal["mf", "lightgcn"] = "mf") -> Set
 def fitted(parts: parts.Assembly, *, epochs: int = 2) -> tuple[models.Model, train.Fit]:
     model, sampler, step = parts
     return model, train.fit(step, sampler, epochs=epochs, key=jax.random.key(0))
+
+
+def test_rows_that_share_a_user_are_refused() -> None:
+    with pytest.raises(ValueError, match="ssm wants rows_per_user 1"):
+        baselines.build("ssm", random_interactions(), rows_per_user=4)
 
 
 @pytest.mark.parametrize("backbone", ["mf", "lightgcn"])

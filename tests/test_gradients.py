@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import random_interactions
 
 from jaxrec import models, objectives, optim
-from jaxrec.step import make_step, row_gradients, score_gradients
+from jaxrec.step import ScoredRows, make_row_step, make_step, row_gradients, score_gradients
+from jaxrec.transforms.training import count_weights
 from jaxrec.types import Batch
 
 USERS, ITEMS, D, B, K = 7, 9, 4, 6, 5
@@ -171,3 +173,50 @@ def test_rows_and_scores_agree_with_tables() -> None:
 def test_temperature_must_be_positive() -> None:
     with pytest.raises(ValueError, match="temperature must be positive"):
         models.normalize(MODELS["mf"], temperature=0.0)
+
+
+ROWS_PER_USER = 3  # two users of three rows each
+STEPS = {
+    "sgd": (MODELS["biased"], optim.row_sgd(0.1)),
+    "adagrad": (MODELS["users"], optim.row_adagrad(0.1)),
+    "row_adagrad": (MODELS["both"], optim.row_adagrad(0.1, by_row=True)),
+    "adam": (MODELS["mf"], optim.row_adam(0.1)),
+    "optax": (MODELS["users"], optax.adam(0.1)),
+    "graph": (models.lightgcn(random_interactions(0, USERS, ITEMS), D, layers=2, scale=1.0), optax.adam(0.1)),
+    "network": (models.neumf(USERS, ITEMS, D, layers=1, scale=1.0), optax.adam(0.1)),
+}
+
+
+def _distances(rows: ScoredRows, batch: Batch, epoch: jax.Array) -> jax.Array:
+    """An objective that no inner products tell: squared distances, the nearer the user's number the heavier."""
+    near = jnp.sum((rows.pull - rows.positive) ** 2, axis=-1) * (1.0 + batch.users.astype(jnp.float32))
+    return near - jnp.mean(jnp.sum((rows.push[:, None] - rows.negative) ** 2, axis=-1), axis=-1)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(k, n) for k in ("scores", "transformed", "rows") for n in STEPS if (k, n) != ("rows", "network")],
+)
+def test_rows_that_share_a_user_make_the_step_of_as_many_rows_with_the_user_each(
+    kind: str, name: str, shared: bool
+) -> None:
+    model, optimizer = STEPS[name]
+    batch = batch_of(shared)
+    batch = batch._replace(users=batch.users[: B // ROWS_PER_USER])
+    if kind == "rows":
+        step = make_row_step(model, _distances, optimizer, l2=0.3)
+    else:
+        transform = count_weights(np.arange(1, ITEMS + 1), power=0.5) if kind == "transformed" else None
+        step = make_step(model, objectives.bpr(), optimizer, transform=transform, l2=0.3)
+    state = step.init(jax.random.key(1))
+    assert batch.rows_per_user == ROWS_PER_USER
+    found, info = step.update(state, batch)
+    wanted, plain = step.update(state, batch.by_row())
+    assert wanted.params.keys() == found.params.keys()
+    kept = [(s.params, s.optimizer, s.ledger) for s in (found, wanted)]
+    for a, b in zip(*map(jax.tree.leaves, kept), strict=True):
+        if a.shape[:1] != (USERS,) or not jnp.issubdtype(a.dtype, jnp.integer):  # slots are scratch
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(info.loss, plain.loss, rtol=1e-6)
+    assert float(found.ledger.users.pull.events.sum()) == B

@@ -69,6 +69,38 @@ def test_sampling_by_user_draws_users_uniformly_and_their_own_items(interactions
     assert stats.chisquare(np.bincount(users, minlength=interactions.num_users)).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("by", ["interaction", "user"])
+def test_rows_that_share_a_user_are_drawn_as_often_as_rows_that_do_not(interactions: Interactions, by: str) -> None:
+    options = {"by": by, "reject": True, "rows_per_user": 8}
+    large = samplers.sampler(interactions, batch_size=4096, **options)  # type: ignore[arg-type]
+    assert large.batch_size % 8 == 0
+    assert 0 <= large.num_batches * large.batch_size - len(interactions) < 8 * large.num_batches
+    sampler = samplers.sampler(interactions, batch_size=64, **options)  # type: ignore[arg-type]
+    draw = jax.jit(sampler.draw)
+    batches = [draw(sampler.data, jax.random.key(seed), jnp.int32(0)) for seed in range(2000)]
+    assert {b.users.shape for b in batches} == {(sampler.batch_size // 8,)}
+    users = np.concatenate([np.asarray(b.by_row().users, np.int64) for b in batches]) * interactions.num_items
+    pairs = users + np.concatenate([np.asarray(b.positives) for b in batches])
+    negatives = users + np.concatenate([np.asarray(b.negatives)[:, 0] for b in batches])
+    assert not set(negatives) & set(interactions.keys.tolist())
+    keys, seen = np.unique(pairs, return_counts=True)
+    np.testing.assert_array_equal(keys, np.sort(interactions.keys))
+    runs = np.bincount(np.concatenate([np.asarray(b.users) for b in batches]))
+    share = interactions.user_counts / len(interactions) if by == "interaction" else 1 / interactions.num_users
+    assert stats.chisquare(runs, runs.sum() * np.broadcast_to(share, runs.shape)).pvalue > 1e-3
+    each = np.repeat(8 * runs / interactions.user_counts, interactions.user_counts)  # keys are ordered by user
+    assert stats.chisquare(seen, each, ddof=interactions.num_users - 1).pvalue > 1e-3
+
+
+def test_rows_that_share_a_user_change_from_row_to_row_and_step_to_step(interactions: Interactions) -> None:
+    sampler = samplers.sampler(interactions, batch_size=64, rows_per_user=8)
+    one, two = (jax.jit(sampler.draw)(sampler.data, KEY, jnp.int32(i)) for i in (0, 1))
+    assert (np.asarray(one.users) != np.asarray(two.users)).any()
+    assert all(len(set(row)) > 1 for row in np.asarray(one.negatives).reshape(-1, 8).tolist())
+    assert len(set(np.asarray(one.positives).tolist())) > 8
+    assert (np.asarray(one.negatives) != np.asarray(two.negatives)).mean() > 0.5
+
+
 @pytest.mark.parametrize(("popularity", "shared"), [(0.0, False), (0.75, False), (0.75, True), (1.0, False)])
 def test_negatives_follow_their_distribution_and_log_q(
     popularity: float, shared: bool, interactions: Interactions
@@ -150,6 +182,8 @@ def test_same_key_same_batches() -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, "must be >= 1"),
+        ({"batch_size": 32, "rows_per_user": 5}, "multiple of rows_per_user, got 32 and 5"),
+        ({"rows_per_user": 0}, "multiple of rows_per_user, got 4096 and 0"),
         ({"num_negatives": 0}, "must be >= 1"),
         ({"by": "item"}, "by must be"),
     ],

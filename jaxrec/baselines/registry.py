@@ -128,6 +128,8 @@ def build(name: str, train: Interactions, backbone: Literal["mf", "lightgcn"] = 
         raise ValueError(f"backbone must be 'mf' or 'lightgcn', got {given.get('backbone', backbone)!r}")
     settings = on_backbone(entry.settings, backbone)
     settings = override(settings, {n: v for n, v in given.items() if n not in own}, source=name)
+    if settings.rows_per_user != 1:
+        raise ValueError(f"{name} wants rows_per_user 1, a user a row, got {settings.rows_per_user}")
     if "key" in own:
         given = {"key": jax.random.key(0), **given}
     return METHODS[name](settings, train, **{n: v for n, v in given.items() if n in own})
