@@ -11,6 +11,9 @@ import numpy as np
 
 from jaxrec import models, presets
 from jaxrec.data import Interactions
+from jaxrec.models import Model
+from jaxrec.samplers import Sampler
+from jaxrec.step import Step
 from jaxrec.train import make_epoch
 
 
@@ -33,6 +36,13 @@ LEARNERS: dict[str, Learner] = {
             {"learning_rate": 0.05},
             {"learning_rate": 0.1},
             {"learning_rate": 0.2},
+        ),
+    ),
+    "jaxrec BPR": Learner(
+        "benchmarks.learners:our_bpr",
+        (
+            {"rate": 0.05, "l2": 0.002, "batch": 4096, "rows_per_user": 16},
+            {"rate": 0.05, "l2": 0.002, "batch": 2048, "rows_per_user": 1},
         ),
     ),
     "implicit ALS": Learner(
@@ -93,6 +103,18 @@ def our_spectral(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple
 def our_softmax(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     """softmax-mf without the ledger, an epoch at a time; compiled before it says that it is ready."""
     model, sampler, step = presets.build(replace(presets.SOFTMAX_MF, **setting), train, observe=False)
+    return _epochs(model, sampler, step)
+
+
+def our_bpr(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+    """BPR by SGD, known negatives left out, without a ledger, as the races of triplets have it; compiled before."""
+    from benchmarks.ours import WIDTH, plain_bpr
+
+    sampler, step = plain_bpr({"optimizer": "sgd", "reject": True, **setting}, train)
+    return _epochs(models.mf(train.num_users, train.num_items, WIDTH), sampler, step)
+
+
+def _epochs(model: Model, sampler: Sampler, step: Step) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     epoch = make_epoch(step, sampler)
     jax.block_until_ready(epoch(step.init(jax.random.key(0))))
     state = step.init(jax.random.key(0))

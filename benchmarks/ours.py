@@ -40,7 +40,7 @@ def observation(kind: str, train: Interactions) -> Observation | None:
 
 def plain_bpr(options: dict[str, Any], train: Interactions) -> tuple[Sampler, Step]:
     """Matrix factorisation and BPR with one uniform negative: `optimizer` sgd (what implicit and Cornac do), adagrad
-    (LightFM) or adam; `reject` draws a negative that the user has again."""
+    (LightFM) or adam; `reject` draws a negative that the user has again; `rows_per_user` rows share a user."""
     model = models.mf(train.num_users, train.num_items, WIDTH)
     sampler = samplers.sampler(
         train,
@@ -50,8 +50,9 @@ def plain_bpr(options: dict[str, Any], train: Interactions) -> tuple[Sampler, St
         rows_per_user=options.get("rows_per_user", 1),
     )
     seen = observation(options.get("ledger", "off"), train)
-    optimizer = {"sgd": optim.row_sgd, "adagrad": optim.row_adagrad, "adam": optim.row_adam}[options["optimizer"]]
-    return sampler, make_step(model, objectives.bpr(), optimizer(options.get("rate", 0.05)), observation=seen, l2=0.01)
+    make = {"sgd": optim.row_sgd, "adagrad": optim.row_adagrad, "adam": optim.row_adam}[options["optimizer"]]
+    optimizer, l2 = make(options.get("rate", 0.05)), options.get("l2", 0.01)
+    return sampler, make_step(model, objectives.bpr(), optimizer, observation=seen, l2=l2)
 
 
 def preset(options: dict[str, Any], train: Interactions) -> tuple[Sampler, Step]:

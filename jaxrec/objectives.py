@@ -28,6 +28,8 @@ def row_mean(x: Array, where: Array | None) -> Array:
     if where is None:
         return jnp.mean(x, axis=-1)
     weight = where.astype(x.dtype)
+    if x.shape[-1] == 1:
+        return (x * weight)[..., 0]  # a sum over one negative would be a loop of its own
     return jnp.sum(x * weight, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1.0)
 
 

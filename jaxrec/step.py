@@ -40,7 +40,7 @@ class ScoreGradients(NamedTuple):
 class RowGradients(NamedTuple):
     """∂ℓ/∂row of each scored row; a user's two paths are kept apart."""
 
-    user_pull: Array  # [B, D] through the positive's score
+    user_pull: Array  # [B, D] through the positive's score; [B/R, D] where R rows share a user and are summed
     user_push: Array  # [B, D] through the negatives' scores
     positive: Array  # [B, D]
     negative: Array  # [B, K, D], or [K, D] summed over the batch for shared negatives
@@ -100,7 +100,28 @@ def score_gradients(
     objective: Objective, user: Array, positive: Array, negative: Array, batch: Batch
 ) -> tuple[Array, ScoreGradients]:
     """Loss per row [B] and its gradients by score, from scored rows; the loss is summed over rows."""
-    return _by_score(objective, pair_scores(user, positive), candidate_scores(user, negative), batch)
+    return _by_score(objective, pair_scores(user, positive), _other_scores(user, negative, len(positive)), batch)
+
+
+def _other_scores(user: Array, negative: Array, rows: int) -> Array:
+    """`candidate_scores` [B, K] of users [B, D], or [B/R, D], whose scores of shared negatives are those of R rows."""
+    found = candidate_scores(user, negative)
+    return found if len(found) == rows else _spread(found, rows // len(user))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _spread(rows: Array, times: int) -> Array:
+    """Each row [N, ..] times over, one after the other: [N R, ..]."""
+    return jnp.repeat(rows, times, axis=0)
+
+
+def _fold(rows: Array, times: int) -> Array:
+    """[N R, ..] summed over each R neighbours, [N, ..], in one loop with what makes the rows."""
+    parts = rows.reshape(-1, times, *rows.shape[1:])
+    return functools.reduce(jnp.add, [parts[:, r] for r in range(times)])
+
+
+_spread.defvjp(lambda rows, times: (_spread(rows, times), None), lambda times, _, g: (_fold(g, times),))
 
 
 def _by_score(objective: Objective, positive: Array, negative: Array, batch: Batch) -> tuple[Array, ScoreGradients]:
@@ -113,9 +134,12 @@ def _by_score(objective: Objective, positive: Array, negative: Array, batch: Bat
 
 
 def row_gradients(user: Array, positive: Array, negative: Array, g: ScoreGradients) -> RowGradients:
-    """Pulls score gradients back to the scored rows with `jax.vjp`, one path a role."""
+    """Pulls score gradients back to the scored rows with `jax.vjp`, one path a role.
+
+    Users [B/R, D] of R rows each get the sums over these.
+    """
     _, through_positive = jax.vjp(pair_scores, user, positive)
-    _, through_negative = jax.vjp(candidate_scores, user, negative)
+    _, through_negative = jax.vjp(lambda u, v: _other_scores(u, v, len(positive)), user, negative)
     user_pull, by_positive = through_positive(g.positive)
     user_push, by_negative = through_negative(g.negative)
     return RowGradients(user_pull, user_push, by_positive, by_negative)
@@ -133,6 +157,7 @@ def network_gradients(
     its own, so their gradients are [B, K, D], too.
     """
     user, positive, negative = scored
+    user = _row_users(user, positive)
     if negative.ndim == 2:
         negative = jnp.broadcast_to(negative[None], (user.shape[0], *negative.shape))
     pair, through_positive = jax.vjp(score, params, user, positive)
@@ -150,19 +175,25 @@ def network_gradients(
 def observe_batch(
     ledger: ledgers.GradientLedger,
     batch: Batch,
-    user: Array,
+    scored: tuple[Array, Array, Array],
     g: ScoreGradients,
     rows: RowGradients,
     *,
     decay: float = 1.0,
 ) -> ledgers.GradientLedger:
-    """Adds a batch's gradients to the ledger.
+    """Adds a batch's gradients to the ledger; `scored` rows are what `score_gradients` got.
 
     For an inner product ‖∂ℓ/∂v_i‖ = |∂ℓ/∂s| ‖u‖, which gives the size of every event of a shared negative from one
     matrix-vector product. Negatives that `batch.where` leaves out are no events.
     """
-    by_user = length(user)
+    user, positive, negative = scored
+    by_user = jnp.repeat(length(user), batch.rows_per_user)
     shared = batch.negatives.ndim == 1
+    if batch.rows_per_user == 1:
+        pull_of_user, push_of_user = length(rows.user_pull), length(rows.user_push)
+    else:  # the rows' own, which are not summed yet
+        pull_of_user = jnp.abs(g.positive) * length(positive)
+        push_of_user = length(jnp.einsum("bk,kd->bd" if shared else "bk,bkd->bd", g.negative, negative))
     present = jnp.ones_like(g.negative) if batch.where is None else batch.where.astype(g.negative.dtype)
     if shared:
         push_size, push_count = product(by_user, jnp.abs(g.negative)), jnp.sum(present, axis=0)
@@ -174,32 +205,23 @@ def observe_batch(
         item_push=ledgers.Events(
             batch.negatives.ravel(), rows.negative.reshape(-1, rows.negative.shape[-1]), push_size, push_count
         ),
-        user_pull=_by_user(batch, rows.user_pull, length(rows.user_pull)),
-        user_push=_by_user(batch, rows.user_push, length(rows.user_push)),
+        user_pull=_by_user(batch, rows.user_pull, pull_of_user),
+        user_push=_by_user(batch, rows.user_push, push_of_user),
         decay=decay,
     )
 
 
 def _by_user(batch: Batch, gradient: Array, size: Array) -> ledgers.Events:
-    """A role of the batch's users, gradient [B, D] and size [B] by row: an event a row, summed over a user's rows."""
+    """A role of the batch's users: an event a row, whose sizes are [B], the gradients those of `_summed`."""
     if batch.rows_per_user == 1:
         return ledgers.Events(batch.users, gradient, size)
     number = jnp.full(len(batch.users), batch.rows_per_user, size.dtype)
-    return ledgers.Events(batch.users, _fold(gradient, batch.rows_per_user), _fold(size, batch.rows_per_user), number)
+    return ledgers.Events(batch.users, gradient, _fold(size, batch.rows_per_user), number)
 
 
-def _fold(rows: Array, times: int) -> Array:
-    """[N R, ..] summed over each R neighbours: [N, ..]."""
-    parts = rows.reshape(-1, times, *rows.shape[1:])
-    return functools.reduce(jnp.add, [parts[:, r] for r in range(times)])
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _spread(rows: Array, times: int) -> Array:
-    return jnp.repeat(rows, times, axis=0)
-
-
-_spread.defvjp(lambda rows, times: (_spread(rows, times), None), lambda times, _, g: (_fold(g, times),))
+def _row_users(user: Array, positive: Array) -> Array:
+    """Users of R rows each, [B/R, D], for each row, [B, D]."""
+    return user if len(user) == len(positive) else _spread(user, len(positive) // len(user))
 
 
 def row_objective_gradients(
@@ -209,6 +231,7 @@ def row_objective_gradients(
 
     Shared negatives [K, D] are given to each row as its own, so their gradients are [B, K, D], too.
     """
+    user = _row_users(user, positive)
     if negative.ndim == 2:
         negative = jnp.broadcast_to(negative[None], (user.shape[0], *negative.shape))
         batch = batch._replace(negatives=jnp.broadcast_to(batch.negatives[None], negative.shape[:2]))
@@ -226,16 +249,18 @@ def observe_rows(
 ) -> ledgers.GradientLedger:
     """Adds a batch's gradients by row, whose own lengths are the sizes; negatives' are [B, K, D], shared or not."""
     size = RowGradients(*map(length, rows))
+    rows = _summed(rows, batch)
     present = jnp.ones_like(size.negative) if batch.where is None else batch.where.astype(size.negative.dtype)
     if batch.negatives.ndim == 1:
-        by_negative, push_size, push_count = (jnp.sum(x, axis=0) for x in (rows.negative, size.negative, present))
+        push_size, push_count = jnp.sum(size.negative, axis=0), jnp.sum(present, axis=0)
     else:
-        by_negative = rows.negative.reshape(-1, rows.negative.shape[-1])
         push_size, push_count = size.negative.ravel(), present.ravel()
     return ledgers.observe(
         ledger,
         item_pull=ledgers.Events(batch.positives, rows.positive, size.positive),
-        item_push=ledgers.Events(batch.negatives.ravel(), by_negative, push_size, push_count),
+        item_push=ledgers.Events(
+            batch.negatives.ravel(), rows.negative.reshape(-1, rows.negative.shape[-1]), push_size, push_count
+        ),
         user_pull=_by_user(batch, rows.user_pull, size.user_pull),
         user_push=_by_user(batch, rows.user_push, size.user_push),
         decay=decay,
@@ -300,7 +325,7 @@ def make_step(
             if observation.gradients == "raw" and transform is not None:
                 seen, rows = g, pull_back(g)[0]
             if model.score is None:
-                ledger = observe_batch(ledger, batch, scored[0], seen, rows, decay=observation.decay)
+                ledger = observe_batch(ledger, batch, scored, seen, rows, decay=observation.decay)
             else:
                 ledger = observe_rows(ledger, batch, rows, decay=observation.decay)
         return _Cut(loss, -g.positive, _summed(applied, batch), ledger, transform_state, direct)
@@ -340,9 +365,12 @@ def make_row_step(
 
 
 def _summed(rows: RowGradients, batch: Batch) -> RowGradients:
-    """The gradients of shared negatives summed over the batch, where each row had its own."""
+    """The gradients of shared negatives summed over the batch, and a user's over R rows, where each row had its own."""
     if batch.negatives.ndim == 1 and rows.negative.ndim == 3:
-        return rows._replace(negative=jnp.sum(rows.negative, axis=0))
+        rows = rows._replace(negative=jnp.sum(rows.negative, axis=0))
+    if len(rows.user_pull) != len(batch.users):
+        pull, push = (_fold(x, batch.rows_per_user) for x in (rows.user_pull, rows.user_push))
+        rows = rows._replace(user_pull=pull, user_push=push)
     return rows
 
 
@@ -384,15 +412,13 @@ def _make(
     def gather(params: Params, batch: Batch) -> tuple[Array, Array, Array]:
         return _take(model.tables(params), batch)
 
-    def heads(rows_per_user: int, user: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
-        own = model.user_head(user)
-        by_row = own if rows_per_user == 1 else _spread(own, rows_per_user)
-        return by_row, model.item_head(positive), model.item_head(negative)
+    def heads(user: Array, positive: Array, negative: Array) -> tuple[Array, Array, Array]:
+        return model.user_head(user), model.item_head(positive), model.item_head(negative)
 
     @jax.default_matmul_precision("highest")  # float32 on accelerators, too, as on CPUs
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
         raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
-        scored, pull_to_raw = jax.vjp(functools.partial(heads, batch.rows_per_user), *raw)
+        scored, pull_to_raw = jax.vjp(heads, *raw)
         at = cut(scored, state, batch)
         applied = at.rows
         by_raw = pull_to_raw((applied.user_pull + applied.user_push, applied.positive, applied.negative))

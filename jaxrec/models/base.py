@@ -101,15 +101,28 @@ def _inner_product(params: Params, users: Array, items: Array) -> Array:
 
 
 def pair_scores(users: Array, items: Array) -> Array:
-    """<u_b, v_b>: [B, D], [B, D] -> [B]."""
+    """<u_b, v_b>: [B, D], [B, D] -> [B]; users may be [B/R, D], with R items each, one after the other."""
+    if len(users) != len(items):
+        return _own_scores(users, items)
     return jnp.sum(users * items, axis=-1)
 
 
 def candidate_scores(users: Array, items: Array) -> Array:
-    """<u_b, v_k>: users [B, D] with shared items [K, D], or with items of their own [B, K, D] -> [B, K]."""
+    """<u_b, v_k>: users [B, D] with shared items [K, D], or with items of their own [B, K, D] -> [B, K].
+
+    Users with items of their own may be [B/R, D], with R rows of items each.
+    """
     if items.ndim == 2:
         return _shared_scores(users, items)
+    if len(users) != len(items):
+        return _own_scores(users, items.reshape(-1, items.shape[-1])).reshape(items.shape[:2])
     return jnp.einsum("bd,bkd->bk", users, items, precision="highest")
+
+
+def _own_scores(users: Array, items: Array) -> Array:
+    """Each user by as many items: [G, D], [G N, D] -> [G N], a small product a user."""
+    by_user = items.reshape(len(users), -1, items.shape[-1])
+    return jnp.einsum("gd,gnd->gn", users, by_user, precision="highest").ravel()
 
 
 @jax.custom_vjp
