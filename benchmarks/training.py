@@ -119,9 +119,10 @@ LEDGERS = (("ledger of vectors", "vectors", 1.15), ("ledger of totals", "totals"
 
 def ledger(plan: Plan) -> list[Row]:
     """A step with the ledger over the same step without."""
-    steps = (400, 400, 400 if accelerator() else 120)
+    steps = (400, 400, 400, 400 if accelerator() else 120)
     kinds: list[tuple[str, dict[str, Any]]] = [
         ("BPR step, sgd", {"parts": "bpr", "optimizer": "sgd"}),
+        (f"BPR step, sgd, {SHARED['rows_per_user']} rows a user", {"parts": "bpr", "optimizer": "sgd", **SHARED}),
         ("BPR step, paper-mf", {"parts": "preset", "preset": "paper-mf"}),
         ("softmax step, softmax-mf", {"parts": "preset", "preset": "softmax-mf", "changes": SOFTMAX}),
     ]
