@@ -193,7 +193,8 @@ def observe_batch(
         pull_of_user, push_of_user = length(rows.user_pull), length(rows.user_push)
     else:  # the rows' own, which are not summed yet
         pull_of_user = jnp.abs(g.positive) * length(positive)
-        push_of_user = length(jnp.einsum("bk,kd->bd" if shared else "bk,bkd->bd", g.negative, negative))
+        each = "bk,kd->bd" if shared else "bk,bkd->bd"
+        push_of_user = length(jnp.einsum(each, g.negative, negative, precision="highest"))
     present = jnp.ones_like(g.negative) if batch.where is None else batch.where.astype(g.negative.dtype)
     if shared:
         push_size, push_count = product(by_user, jnp.abs(g.negative)), jnp.sum(present, axis=0)

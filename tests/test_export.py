@@ -17,12 +17,16 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 TABLES = Tables(jnp.ones((30, 8)), jnp.ones((20, 8)))
 
 
+@pytest.mark.parametrize("rows_per_user", [1, 4])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("optimizer", [optim.row_sgd(0.1), optim.row_adagrad(0.1, by_row=True), optim.row_adam(0.1)])
-def test_the_step_with_its_sampler_lowers_everywhere(optimizer: optim.RowOptimizer, shared: bool) -> None:
+def test_the_step_with_its_sampler_lowers_everywhere(
+    optimizer: optim.RowOptimizer, shared: bool, rows_per_user: int
+) -> None:
     train = random_interactions()
     model = models.normalize(models.mf(30, 20, 8), temperature=0.1)
-    sampler = samplers.sampler(train, batch_size=16, num_negatives=4, shared=shared, reject=True)
+    options = {"num_negatives": 4, "shared": shared, "rows_per_user": rows_per_user}
+    sampler = samplers.sampler(train, batch_size=16, reject=True, **options)
     step = make_step(model, objectives.softmax(), optimizer)
     state = step.init(jax.random.key(0))
 
@@ -54,11 +58,14 @@ def precisions(program: str) -> list[str]:
     return [line.partition("precision = [")[2].partition("]")[0] for line in products]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("rows_per_user", [1, 4])
 @pytest.mark.parametrize("observed", [True, False])
-def test_every_product_of_a_step_is_one_of_float32(observed: bool) -> None:
+def test_every_product_of_a_step_is_one_of_float32(observed: bool, rows_per_user: int, shared: bool) -> None:
     train = random_interactions()
     model = models.normalize(models.mf(30, 20, 8), temperature=0.1)
-    sampler = samplers.sampler(train, batch_size=16, num_negatives=4, shared=True)
+    options = {"num_negatives": 4, "shared": shared, "rows_per_user": rows_per_user}
+    sampler = samplers.sampler(train, batch_size=16, **options)
     step = make_step(model, objectives.softmax(), optim.row_sgd(0.1), observation=Observation() if observed else None)
     state, batch = step.init(jax.random.key(0)), sampler.draw(sampler.data, jax.random.key(1), jnp.int32(0))
     found = precisions(jax.jit(step.update).lower(state, batch).as_text())
