@@ -101,6 +101,23 @@ def test_rows_that_share_a_user_change_from_row_to_row_and_step_to_step(interact
     assert (np.asarray(one.negatives) != np.asarray(two.negatives)).mean() > 0.5
 
 
+def test_quick_bits_are_uniform_and_follow_their_key() -> None:
+    shape = (4000, 16)
+    found = np.asarray(jax.jit(samplers.quick_bits, static_argnums=1)(KEY, shape))
+    assert found.shape == shape
+    assert found.dtype == np.uint32
+    np.testing.assert_array_equal(found, samplers.quick_bits(KEY, shape))
+    assert stats.chisquare(np.bincount((found % 37).ravel())).pvalue > 1e-3
+    assert abs(np.corrcoef(found[:, 0], found[:, 1])[0, 1]) < 0.06
+    ones = np.unpackbits(found.view(np.uint8)).mean()
+    assert abs(ones - 0.5) < 2e-3
+    other = np.asarray(samplers.quick_bits(jax.random.key(8), shape))
+    assert (found == other).mean() < 1e-3
+    each = jax.vmap(lambda key: samplers.quick_bits(key, (6,)))(jax.random.split(KEY, 3))
+    for key, row in zip(jax.random.split(KEY, 3), each, strict=True):
+        np.testing.assert_array_equal(samplers.quick_bits(key, (6,)), row)
+
+
 @pytest.mark.parametrize(("popularity", "shared"), [(0.0, False), (0.75, False), (0.75, True), (1.0, False)])
 def test_negatives_follow_their_distribution_and_log_q(
     popularity: float, shared: bool, interactions: Interactions
