@@ -41,7 +41,7 @@ class RowGradients(NamedTuple):
     """∂ℓ/∂row of each scored row; a user's two paths are kept apart."""
 
     user_pull: Array  # [B, D] through the positive's score; [B/R, D] where R rows share a user and are summed
-    user_push: Array  # [B, D] through the negatives' scores
+    user_push: Array  # as user_pull, through the negatives' scores
     positive: Array  # [B, D]
     negative: Array  # [B, K, D], or [K, D] summed over the batch for shared negatives
 
