@@ -8,7 +8,8 @@ The index of public names. Modules load when first used, so that `import jaxrec`
                  most_popular, ials, spectral -> Tables; ease, itemknn -> Scorer
     objectives   bpr, bce, softmax                       samplers    sampler
     optim        row-sparse SGD, Adagrad, Adam           step        make_step, Observation
-    ledger       the gradient ledger and its readings    train       fit, make_epoch
+    gradients    of a batch, at its scored rows          train       fit, make_epoch
+    ledger       the gradient ledger and its readings    rows        take: of a table, as CPUs are quick at it
     transforms   training (optax), adjustment (test time)
     select       arms, frontier, select                  rank        top_k, top_k_scores
     metrics      evaluate, compare                       analysis    claims
@@ -19,7 +20,6 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     adapters     tables out of models that other libraries trained
     frozen       observe: a ledger off tables that stay      correct     adjust: correct a trained model
     serve        recommend, fold_in, write_lists             export      a scorer as one file
-    rows         take: rows of a table, as CPUs are quick at it
     baselines    other methods, one module each: macr, dice, ssm, ccl, ...; build(name, train)
 """
 
@@ -41,6 +41,7 @@ _MODULES = (
     "embeddings",
     "export",
     "frozen",
+    "gradients",
     "ledger",
     "metrics",
     "models",

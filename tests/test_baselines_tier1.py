@@ -17,7 +17,8 @@ from jaxrec import baselines, models, objectives, optim, presets, samplers, sele
 from jaxrec.baselines import base, cause, dice, ips, macr, pd, samreg, strata
 from jaxrec.data import Interactions
 from jaxrec.data.synthetic import synthetic
-from jaxrec.step import RowObjective, ScoredRows, Step, make_row_step, make_step
+from jaxrec.gradients import RowObjective, ScoredRows
+from jaxrec.step import Step, make_row_step, make_step
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Batch, Scorer, Tables
 

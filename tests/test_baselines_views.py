@@ -16,8 +16,9 @@ from jaxrec import baselines, metrics, models, objectives, presets, testing
 from jaxrec.baselines import dap, invcf, paac, ppac
 from jaxrec.baselines.branch import popularity_model
 from jaxrec.baselines.parts import on_backbone
+from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.presets import Settings
-from jaxrec.step import RowObjective, ScoredRows, Step
+from jaxrec.step import Step
 from jaxrec.types import Batch, Scorer, Tables
 
 USERS, ITEMS, D, B, K = 30, 20, 4, 9, 3

@@ -10,7 +10,8 @@ import pytest
 from conftest import random_interactions
 
 from jaxrec import models, objectives, optim
-from jaxrec.step import ScoredRows, make_row_step, make_step, row_gradients, score_gradients
+from jaxrec.gradients import ScoredRows, row_gradients, score_gradients
+from jaxrec.step import make_row_step, make_step
 from jaxrec.transforms.training import count_weights
 from jaxrec.types import Batch
 

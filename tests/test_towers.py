@@ -19,10 +19,11 @@ from test_gradients import ITEMS, OBJECTIVES, USERS, B, D, K, batch_of
 
 from jaxrec import cli, data, metrics, models, objectives, optim, pipeline, presets, rank, samplers, testing
 from jaxrec.data.formats import read_table
+from jaxrec.gradients import ScoredRows
 from jaxrec.models import Model
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
-from jaxrec.step import Observation, ScoredRows, Step, TrainState, make_row_step, make_step
+from jaxrec.step import Observation, Step, TrainState, make_row_step, make_step
 from jaxrec.train import fit, make_epoch
 from jaxrec.transforms import adjustment as adj
 from jaxrec.transforms import training

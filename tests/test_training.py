@@ -17,7 +17,8 @@ import pytest
 from conftest import random_interactions
 
 from jaxrec import checkpoint, metrics, models, objectives, optim, rank, samplers, testing
-from jaxrec.step import Info, ScoreGradients, TrainState, make_step
+from jaxrec.gradients import ScoreGradients
+from jaxrec.step import Info, TrainState, make_step
 from jaxrec.train import DivergenceError, fit, make_epoch
 from jaxrec.transforms import training
 from jaxrec.types import Batch

@@ -17,13 +17,14 @@ import numpy as np
 from jaxrec import objectives, presets
 from jaxrec.baselines.base import Method, known_strengths, want_objective, want_plain_rows
 from jaxrec.data.interactions import Interactions
+from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, pair_scores
 from jaxrec.objectives import Objective, row_mean
 from jaxrec.presets import Settings
 from jaxrec.samplers import find_pairs
 from jaxrec.select import Arm
-from jaxrec.step import RowObjective, ScoredRows, make_row_step
+from jaxrec.step import make_row_step
 from jaxrec.transforms.adjustment import Adjustment
 from jaxrec.types import Array, Batch, Params, Tables
 

@@ -22,11 +22,12 @@ from jaxrec import presets
 from jaxrec.baselines.base import Method, plain, want_objective, want_plain_rows
 from jaxrec.baselines.strata import around, want_own
 from jaxrec.data.interactions import Interactions
+from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.models import candidate_scores, pair_scores
 from jaxrec.objectives import row_mean
 from jaxrec.presets import Settings
 from jaxrec.rows import product
-from jaxrec.step import RowObjective, ScoredRows, make_row_step
+from jaxrec.step import make_row_step
 from jaxrec.types import Array, Batch
 
 SETTINGS = Settings(

@@ -31,11 +31,12 @@ from jaxrec.baselines.branch import popularity_model
 from jaxrec.baselines.dice import discrepancy
 from jaxrec.baselines.parts import COSINES, want_cosines
 from jaxrec.data.interactions import Interactions
+from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, embed, pair_scores
 from jaxrec.models.wrappers import unit
 from jaxrec.presets import Settings
-from jaxrec.step import RowObjective, ScoredRows, make_row_step
+from jaxrec.step import make_row_step
 from jaxrec.types import Array, Batch, Params, Tables
 
 SETTINGS = replace(COSINES, layers=2, negatives=64)

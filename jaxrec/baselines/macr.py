@@ -23,13 +23,14 @@ import numpy as np
 from jaxrec import objectives, presets
 from jaxrec.baselines.base import Method, known_strengths, want_objective
 from jaxrec.data.interactions import Interactions
+from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, pair_scores
 from jaxrec.models.base import identity
 from jaxrec.presets import Settings
 from jaxrec.rows import product
 from jaxrec.select import Arm
-from jaxrec.step import RowObjective, ScoredRows, make_row_step
+from jaxrec.step import make_row_step
 from jaxrec.transforms.adjustment import Adjustment, ScoreChange
 from jaxrec.types import Array, Batch, Params, Tables
 

@@ -36,10 +36,10 @@ def _never(*scores: Any, **options: Any) -> Any:
     raise AssertionError("a step that only starts has no loss")
 
 
-def on_backbone(settings: Settings, backbone: Literal["mf", "lightgcn"]) -> Settings:
+def on_backbone(settings: Settings, backbone: Literal["mf", "lightgcn", "two-tower"]) -> Settings:
     """The same settings on another backbone; one that updates all rows takes Adagrad's dense form."""
     optimizer = settings.optimizer
-    if backbone == "lightgcn" and optimizer == "row_adagrad":
+    if backbone != "mf" and optimizer == "row_adagrad":
         optimizer = "adagrad"
     return replace(settings, backbone=backbone, optimizer=optimizer)
 

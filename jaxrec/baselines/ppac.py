@@ -22,13 +22,14 @@ import numpy as np
 from jaxrec import presets
 from jaxrec.baselines.base import Method, known_strengths, want_objective, want_plain_rows
 from jaxrec.data.interactions import Interactions
+from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, pair_scores
 from jaxrec.objectives import row_mean
 from jaxrec.presets import Settings
 from jaxrec.rows import product
 from jaxrec.samplers import find_pairs
-from jaxrec.step import RowObjective, ScoredRows, make_row_step
+from jaxrec.step import make_row_step
 from jaxrec.types import Array, Batch, Params, Scorer
 
 if TYPE_CHECKING:
