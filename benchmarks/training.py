@@ -91,7 +91,7 @@ def softmax(plan: Plan) -> list[Row]:
     sides = [
         ("ledger off, negatives unchecked", 0.6, {"reject": False}, "off"),
         ("ledger on, negatives unchecked", None, {"reject": False}, "vectors"),
-        ("as the preset, ledger on, known negatives left out", None, {}, "vectors"),
+        ("ledger on, known negatives left out", None, {}, "vectors"),
     ][: 1 if plan.quick else None]
     ours = [
         _ours(plan, "preset", preset="softmax-mf", changes=SOFTMAX | changes, ledger=ledger, steps=steps)

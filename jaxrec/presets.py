@@ -90,10 +90,10 @@ class Settings:
 
 
 PAPER_MF = Settings(objective="bpr", l2=1e-3, epochs=100, evaluate_every=10)
-"""The paper's setting: BPR, one uniform negative, users normalised, nothing else; ledger; direction and magnitude.
+"""The paper's setting: BPR, one uniform negative, users normalised, nothing else; ledger.
 
-Expected: adressa-macr unbiased recall@20 .052 and ndcg@20 .022 plain, .130 ± .006 and .060 ± .003 adjusted, 5 seeds; a
-minute on 2 CPU cores.
+Expected: adressa-macr unbiased recall@20 .052 and ndcg@20 .022 plain, .130 ± .006 and .060 ± .003 adjusted (by
+direction and magnitude, and by our pull and push), 5 seeds; a minute on 2 CPU cores.
 `jaxrec train adressa-macr --preset paper-mf --out runs/paper`
 """
 
