@@ -4,7 +4,8 @@ For each data set, way of training and seed, validation parts are carved from tr
 and each adjustment below gets the same number of points there. The strengths chosen by each rule are applied to a model
 that is fitted again on all of train, and each test is ranked once.
 
-    training      the preset; users not normalised; a ledger that forgets; the ledger read off trained tables afterwards
+    training      the preset; users not normalised; a ledger that forgets; the ledger read off trained tables
+                  afterwards; the same objective on LightGCN, with the comparison's settings
     adjustments   each strength of the gradients' adjustment alone, pairs of them, all; other readings of the ledger
                   (a factor instead of an offset, the ratio of pull and push, a strength for each user); counts
     rules         the best unbiased NDCG@20 on validation; the best that loses at most 10 % of the natural one there
@@ -27,6 +28,7 @@ import tyro
 
 from experiments.contest import NDCG, RULES, K
 from experiments.contest_tables import spread
+from experiments.contestants import SHARED, Backbone, base
 from experiments.run import RESULTS
 from jaxrec import frozen, models, pipeline
 from jaxrec import select as selection
@@ -48,8 +50,9 @@ COLUMNS = ("data", "training", "adjustment", "rule", "seed", "test", NDCG)
 class Training(NamedTuple):
     """A way to get tables and a ledger."""
 
-    changes: Mapping[str, Any]  # of the preset's settings
+    changes: Mapping[str, Any]  # of the preset's settings, or of the comparison's for another backbone
     afterwards: bool = False  # the ledger is read off the tables that training left
+    backbone: Backbone = "mf"
 
 
 TRAINING: dict[str, Training] = {
@@ -57,6 +60,7 @@ TRAINING: dict[str, Training] = {
     "users not normalised": Training({"normalize_users": False}),
     "ledger decays by .999 a step": Training({"decay": 0.999}),
     "ledger of frozen tables": Training({}, afterwards=True),
+    "LightGCN": Training({"negatives": SHARED}, backbone="lightgcn"),
 }
 PARTS = ("direction", "magnitude", "pull", "push")
 SUBSETS = (*((name,) for name in PARTS), ("direction", "magnitude"), ("pull", "push"), PARTS)
@@ -118,7 +122,7 @@ def trained(
 def measured(data: str, name: str, seed: int) -> Iterator[dict[str, Any]]:
     """The rows of one data set, way of training and seed."""
     how, split = TRAINING[name], registry.load(data).split
-    settings = replace(SOFTMAX_MF, **how.changes)
+    settings = replace(SOFTMAX_MF if how.backbone == "mf" else base("softmax", how.backbone)[0], **how.changes)
     carved = splits.carve(split, seed=seed)
     tables, ledger, epochs = trained(how, settings, carved, seed)
     problem = selection.prepare(tables, ledger, carved.train, carved.valid, max_users=8192, seed=seed)

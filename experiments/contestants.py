@@ -28,7 +28,7 @@ from jaxrec.select import Arm
 from jaxrec.tune import Options, Real, Space
 from jaxrec.types import Scorer, Tables
 
-Backbone = Literal["mf", "lightgcn"]
+Backbone = Literal["mf", "lightgcn", "two-tower"]
 
 ADAM: Space = {"learning_rate": Real(1e-3, 5e-2, log=True), "l2": Real(1e-6, 1e-1, log=True)}
 SMALL = 5000  # items: below it, batches share 256 negatives and not 1024, for every method that shares them
@@ -116,9 +116,9 @@ class Contestant(NamedTuple):
 def find(name: str, backbone: Backbone) -> Contestant:
     """The contestant of that name on a backbone. ValueError for an unknown one."""
     if name in BASES:
-        settings, space = _base(name, backbone)
+        settings, space = base(name, backbone)
         return Contestant(name, "base", space, {n: _within(of, getattr(settings, n)) for n, of in space.items()})
-    if name in TRAINED:
+    if name in TRAINED and backbone != "two-tower":
         space = ADAM | TRAINED[name]
         return Contestant(name, "trained", space, {n: _within(of, _own(name, n, backbone)) for n, of in space.items()})
     if name in SOLVED:
@@ -127,13 +127,13 @@ def find(name: str, backbone: Backbone) -> Contestant:
 
 
 def names(backbone: Backbone) -> list[str]:
-    """All contestants on a backbone, bases first; the solved ones count as matrix factorisation."""
+    """All contestants on a backbone, bases first; the solved ones count as mf, and two towers have bases only."""
     if backbone == "mf":
         return [*BASES, *(name for name in TRAINED if name not in ON_A_GRAPH), *SOLVED]
-    return [*BASES, *TRAINED]
+    return [*BASES, *TRAINED] if backbone == "lightgcn" else [*BASES]
 
 
-def _own(name: str, option: str, backbone: Backbone) -> Any:
+def _own(name: str, option: str, backbone: Literal["mf", "lightgcn"]) -> Any:
     """The source's value of an option."""
     entry = baselines.registry.ENTRIES[name]
     if option in (given := entry.defaults(backbone)):
@@ -148,9 +148,10 @@ def _within(of: Real | Options, value: Any) -> Any:
     return min(max(value, of.low), of.high) if isinstance(of, Real) else value
 
 
-def _base(name: str, backbone: Backbone) -> tuple[Settings, Space]:
+def base(name: str, backbone: Backbone) -> tuple[Settings, Space]:
+    """Settings of a plain model on a backbone, and what is searched of them."""
     settings, space = BASES[name]
-    if backbone == "lightgcn" and name != "bpr":  # Adam moves all rows; the rates are those of the other methods
+    if backbone != "mf" and name != "bpr":  # Adam moves all rows; the rates are those of the other methods
         settings = replace(settings, optimizer="adam", learning_rate=1e-2, l2=1e-4, schedule="constant")
         space = space | ADAM
     elif backbone == "lightgcn":
@@ -162,10 +163,12 @@ def make(name: str, backbone: Backbone, train: Interactions, options: Mapping[st
     """The method, assembled for a training set with the options given; `epochs` are those that schedules end at."""
     small = train.num_items < SMALL
     if name in BASES:
-        settings = _base(name, backbone)[0]
+        settings = base(name, backbone)[0]
         changed = dict(options) | ({"negatives": SHARED} if settings.shared and small else {})
         settings = presets.override(settings, changed | {"epochs": epochs}, source=name)
         return plain(presets.build(settings, train))
+    if backbone == "two-tower":
+        raise ValueError(f"{name} is not made for two towers; there are {', '.join(names(backbone))}")
     shared = baselines.registry.ENTRIES[name].settings
     fewer = {"negatives": SHARED} if shared.shared and small and shared.negatives > SHARED else {}
     return baselines.build(name, train, backbone, **fewer, **options)

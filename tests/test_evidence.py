@@ -19,14 +19,14 @@ def test_claims_keep_the_models_that_were_not_asked_for(tmp_path: Path, monkeypa
     }
     kept = {"backbone": "mf", "objective": "softmax", "unit_users": True, "readings": [reading]}
     (tmp_path / "claims.json").write_text(json.dumps([{"data": data, **kept} for data in ("synthetic", "coat")]))
-    claims.main(only=("synthetic",), epochs=1, every=1, results=tmp_path, lightgcn=False)
+    claims.main(only=("synthetic",), epochs=1, every=1, results=tmp_path, backbones=("mf",))
     rows = json.loads((tmp_path / "claims.json").read_text())
     assert [(r["data"], r["unit_users"]) for r in rows] == [("coat", True), ("synthetic", True), ("synthetic", False)]
     assert rows[0]["readings"] == [reading]
     assert rows[1]["readings"][-1]["epoch"] == 1
     page = (tmp_path / "claims.md").read_text()
-    assert "1 or 3 epochs each" in page
-    assert "| coat | mf | softmax | unit | +0.25 |" in page
+    assert "| coat | mf | softmax | unit | 3 | +0.25 |" in page
+    assert "| synthetic | mf | softmax | free | 1 |" in page
     assert (tmp_path / "claims.svg").read_text().count("<svg") == 1
 
 
