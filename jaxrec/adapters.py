@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.models.wrappers import unit
+from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
 
 Score = Literal["dot", "cosine"]
@@ -92,7 +93,11 @@ def read(model: Any, **options: Any) -> TwoTower:
     if isinstance(model, TwoTower):
         return model
     if isinstance(model, Tables):
-        return from_arrays(model.user, model.item, item_bias=model.item_bias, **options)
+        two = from_arrays(model.user, model.item, item_bias=model.item_bias, **options)
+        if model.item_bias is None or model.bias_strength is None:
+            return two
+        strength = jnp.asarray(_vector(model.bias_strength, len(model.user), "bias_strength"))
+        return two._replace(tables=fold_bias(two.tables._replace(bias_strength=strength)))
     if isinstance(model, tuple) and len(model) == 2:
         return from_arrays(*model, **options)
     readers: tuple[tuple[str, Callable[..., TwoTower]], ...] = (

@@ -46,7 +46,8 @@ class Restored:
 
 
 def save(folder: Path | str, step: int, state: Any, *, meta: dict[str, Any] | None = None, keep: int = 2) -> Path:
-    """Saves a pytree of arrays (typed keys too) and JSON `meta` as `step`, then removes all but the `keep` newest."""
+    """Saves a pytree of arrays (typed keys too) and JSON `meta` as `step`, then removes all but it and the `keep` - 1
+    newest others."""
     import orbax.checkpoint as ocp
 
     folder = Path(folder).resolve()
@@ -65,14 +66,16 @@ def save(folder: Path | str, step: int, state: Any, *, meta: dict[str, Any] | No
         os.fsync(out.fileno())
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    for old in steps(folder)[:-keep]:
+    others = [old for old in steps(folder) if old != step]
+    for old in others[: max(len(others) - keep + 1, 0)]:
         shutil.rmtree(folder / f"{PREFIX}{old:08d}", ignore_errors=True)
     return final
 
 
 def steps(folder: Path | str) -> list[int]:
     """The saved steps, ascending; [] where there is no such folder."""
-    return sorted(int(p.name.removeprefix(PREFIX)) for p in Path(folder).glob(PREFIX + "*") if p.is_dir())
+    found = {p.name.removeprefix(PREFIX) for p in Path(folder).glob(PREFIX + "*") if p.is_dir()}
+    return sorted(int(number) for number in found if number.isdecimal())
 
 
 def restore(folder: Path | str, like: Any) -> Restored:

@@ -90,13 +90,16 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, data: str = "ml-100k") ->
     """The main job on real data in a minute or two: MovieLens-100K, a table, and RUN/report.html.
 
     Args:
-        out: The RUN folder to write; only the one of an earlier demo, runs/demo, is replaced.
+        out: The RUN folder to write; only the run of an earlier demo, in runs/demo, is replaced.
         seed: Of everything random.
         data: A smaller or larger data set, if you like.
     """
     import shutil
 
-    if out == Path("runs/demo") and out.exists():
+    from jaxrec.data import registry
+
+    registry.load(data)  # a name that is wrong costs nothing
+    if out == Path("runs/demo") and (out / "settings.json").exists():
         shutil.rmtree(out)
     settings = dataclasses.replace(PRESETS["softmax-mf"], epochs=40, budget=64)
     _run(data, settings, out, preset="softmax-mf", seed=seed)
@@ -170,26 +173,27 @@ def data_convert(
         pairs = data.k_core(pairs, k_core)
     if str(to) in ("parquet", "csv", "tsv", "txt"):
         to = file.with_name(f"{file.name.removesuffix('.gz').rsplit('.', 1)[0]}.{to}")
+    if to.resolve() == file.resolve():
+        raise ValueError(f"{to} is the file that was read, which would be lost; name another one")
     data.write(to, pairs)
     print(f"{to}: {pairs!r}")
     for note in pairs.notes:
         print(f"note: {note}")
 
 
-def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tuple[int, ...] = (10, 20, 50)) -> None:
+def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tuple[int, ...] = ()) -> None:
     """Ranks a run's tables again and prints their metrics on its tests.
 
     Args:
         run: A finished RUN folder.
         adjust: Strengths to use instead of the selected ones, like "direction=1.0,magnitude=0.3"; exposure and pull for
             a run by exposure.
-        k: Cut-offs.
+        k: Cut-offs; 10, 20 and 50 if left out, as far as the catalogue goes.
     """
     from jaxrec import pipeline, runs, select
-    from jaxrec.data import registry
 
-    found = runs.read_metrics(run)
-    split = registry.load(found["source"]).split
+    found, split = runs.read_metrics(run), runs.load_split(run)
+    k = k or tuple(c for c in pipeline.KS if c <= split.train.num_items) or (found["settings"]["k"],)
     if max(k) > split.train.num_items:
         raise ValueError(f"k={max(k)} is larger than the catalogue of {split.train.num_items} items")
     saved = runs.load_tables(run)

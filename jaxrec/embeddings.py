@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ def read_matrix(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """An array [rows, ..] and its ids, where the file holds them.
 
     .npy; .npz and .safetensors, with `name` (like "user") or a single array; .parquet with columns `NAME_id` and
-    `embedding`; .csv, .tsv, .txt of numbers. DataError for another format, and for one that would load a pickle.
+    `embedding`; .csv, .tsv, .txt of numbers. DataError for another format, a damaged file, and one that would load a
+    pickle.
     """
     if path.suffix in _PICKLES:
         raise DataError(f"{path}: a pickle is never loaded; save the array with numpy.save(file, array), as .npy")
@@ -26,20 +28,23 @@ def read_matrix(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         raise DataError(f"{path}: no such file")
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False), None
+            with path.open("rb") as file:
+                return np.lib.format.read_array(file, allow_pickle=False), None
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as found:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 return _named(path, {k: found[k] for k in found.files}, name), found.get(f"{name}_ids")
         if path.suffix == ".safetensors":
-            return _named(path, _safetensors().load_file(path), name), None
+            return _read_safetensors(path, name)
         if path.suffix == ".parquet":
             return _read_parquet(path, name)
         if path.suffix in (".csv", ".tsv", ".txt"):
             return np.loadtxt(path, np.float32, delimiter="," if path.suffix == ".csv" else None, ndmin=1), None
-    except (ValueError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not a readable array of numbers ({error})") from None
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # each of these readers has exceptions of its own for damaged files
+        raise DataError(
+            f"{path}: not a readable array of numbers ({error}); it may be cut off or of another format: write it again"
+        ) from None
     raise DataError(f"{path}: embeddings are read from .npy, .npz, .safetensors, .parquet, .csv, .tsv and .txt")
 
 
@@ -49,6 +54,14 @@ def _named(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
     if len(arrays) == 1:
         return next(iter(arrays.values()))
     raise DataError(f"{path}: wanted an array {name!r} or only one array, got {sorted(arrays)}")
+
+
+def _read_safetensors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    with _safetensors().safe_open(path, framework="np") as found:
+        arrays = {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118  (it is no dict)
+        text = (found.metadata() or {}).get(f"{name}_ids")
+    ids = arrays.get(f"{name}_ids") if text is None else np.array(json.loads(text), np.str_)
+    return _named(path, arrays, name), ids
 
 
 def _read_parquet(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -111,8 +124,6 @@ def write_embeddings(
 
 
 def _write_safetensors(path: Path, tables: dict[str, np.ndarray], ids: dict[str, np.ndarray]) -> Path:
-    import json
-
     arrays = {name: np.ascontiguousarray(rows) for name, rows in tables.items()}
     text = {}
     for side, values in ids.items():
@@ -120,7 +131,7 @@ def _write_safetensors(path: Path, tables: dict[str, np.ndarray], ids: dict[str,
             text[f"{side}_ids"] = json.dumps(values.tolist(), ensure_ascii=False)
         else:
             arrays[f"{side}_ids"] = np.ascontiguousarray(values)
-    _safetensors().save_file(arrays, path, metadata=text or None)
+    _safetensors().numpy.save_file(arrays, path, metadata=text or None)
     return path
 
 
@@ -129,7 +140,7 @@ def _safetensors() -> Any:
         import safetensors.numpy
     except ImportError:
         raise DataError("this file wants safetensors; pip install 'jaxrec[export]'") from None
-    return safetensors.numpy
+    return safetensors
 
 
 def _polars() -> Any:

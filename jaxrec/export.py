@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import rank
+from jaxrec.adapters import ids_of
 from jaxrec.data.interactions import DataError
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
@@ -41,12 +42,17 @@ def save_scorer(
 ) -> None:
     """Writes one .npz with the tables, the ids, and `rank.rank_block` lowered by `jax.export` for CPU, CUDA and TPU.
 
-    It is read without this library's code for ranking: what was exported is what runs. No pickle is written.
+    It is read without this library's code for ranking: what was exported is what runs. No pickle is written: ids are
+    whole numbers or text, row numbers by default.
+
+    Raises ValueError for k outside 1..I, tables that don't fit each other or are not finite, and ids of another length,
+    of another kind, or with repeats.
     """
     export = _export()
     num_users, num_items = rank.check_tables(tables)
     if not 1 <= k <= num_items:
         raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    user_ids, item_ids = ids_of(user_ids, num_users, "user"), ids_of(item_ids, num_items, "item")
     folded = fold_bias(tables)
     b, m = export.symbolic_shape("b, m")
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (folded.user, folded.item)]
@@ -56,26 +62,34 @@ def save_scorer(
         return rank.rank_block(Tables(user, item), users, excluded, k)
 
     exported = export.export(jax.jit(run), platforms=PLATFORMS)(*shapes, *ids)
-    np.savez(
-        Path(path),
-        module=np.frombuffer(exported.serialize(), np.uint8),
-        user=np.asarray(folded.user),
-        item=np.asarray(folded.item),
-        k=np.array(k),
-        user_ids=np.arange(num_users) if user_ids is None else user_ids,
-        item_ids=np.arange(num_items) if item_ids is None else item_ids,
-    )
+    with Path(path).open("wb") as out:  # given a name, numpy would append .npz to it
+        np.savez(
+            out,
+            module=np.frombuffer(exported.serialize(), np.uint8),
+            user=np.asarray(folded.user),
+            item=np.asarray(folded.item),
+            k=np.array(k),
+            user_ids=user_ids,
+            item_ids=item_ids,
+        )
 
 
 def load_scorer(path: str | PathLike[str]) -> SavedScorer:
-    """What `save_scorer` wrote. DataError where the file is no scorer."""
+    """What `save_scorer` wrote. DataError where the file is no scorer or a damaged one."""
     export = _export()
-    with np.load(Path(path), allow_pickle=False) as found:
-        if "module" not in found:
-            raise DataError(f"{path} holds no exported scorer; `export.save_scorer` writes one")
-        exported = export.deserialize(bytearray(found["module"].tobytes()))
-        user, item = jnp.asarray(found["user"]), jnp.asarray(found["item"])
-        ids, k = (found["user_ids"], found["item_ids"]), int(found["k"])
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as found:
+            if "module" not in found:
+                raise DataError(f"{path} holds no exported scorer; `export.save_scorer` writes one")
+            exported = export.deserialize(bytearray(found["module"].tobytes()))
+            user, item = jnp.asarray(found["user"]), jnp.asarray(found["item"])
+            ids, k = (found["user_ids"], found["item_ids"]), int(found["k"])
+    except (DataError, OSError, MemoryError):
+        raise
+    except Exception as error:  # numpy, zipfile and flatbuffers have exceptions of their own for damaged files
+        raise DataError(
+            f"{path} holds no exported scorer, or a damaged one ({error}); `export.save_scorer` writes one"
+        ) from None
 
     def run(users: np.ndarray, excluded: np.ndarray) -> tuple[Array, Array]:
         best: tuple[Array, Array] = exported.call(

@@ -145,7 +145,8 @@ def observe(
 
     Raises:
         ValueError: tables that don't fit each other or are not finite, interactions of another number of users or
-            items, passes < 1, a temperature that is not positive.
+            items, passes < 1, a temperature that is not positive; with a set of negatives for each row, a user that has
+            every item.
     """
     num_users, num_items = rank.check_tables(tables)
     if (interactions.num_users, interactions.num_items) != (num_users, num_items):
@@ -165,7 +166,7 @@ def observe(
         batch_size=batch_size,
         num_negatives=num_negatives,
         shared=shared,
-        reject=int(interactions.user_counts.max(initial=0)) < num_items,
+        reject=True,
     )
     step = make_step(
         model,

@@ -62,7 +62,8 @@ class _Job:
     def fit(self, name: str, train: Interactions, **options: Any) -> tuple[models.Model, Fit]:
         """Trains with checkpoints under `name`. KeyboardInterrupt where a signal stopped it, saved."""
         model, sampler, step = build(self.settings, train)
-        meta = {"data": self.dataset.name, "seed": self.seed, "settings": asdict(self.settings)}
+        meta: dict[str, Any] = {"data": self.dataset.name, "seed": self.seed, "settings": asdict(self.settings)}
+        meta["fingerprint"] = train.fingerprint
         meta["epochs"] = options["epochs"]
 
         def follow(row: dict[str, Any], state: TrainState) -> None:
@@ -115,21 +116,47 @@ def train(
     settings (another seed of it), which saves the first of the two fits. With `resume`, an interrupted run goes on
     from its last checkpoint. `trackers` get every epoch's row beside `history.jsonl`, and are closed at the end.
 
-    Raises ValueError for a backbone without tables, and FileExistsError for a finished run without `resume`.
+    Raises ValueError for a backbone without tables, for settings that the data don't allow, and for a run of another
+    command to resume; FileExistsError for a finished run without `resume`. Nothing is written then.
     """
     want_tables(settings)
     out = Path(out)
     if (out / "metrics.json").exists() and not resume:
         raise FileExistsError(f"{out} holds a finished run; choose another --out, or remove it")
     dataset = registry.load(data)
-    out.mkdir(parents=True, exist_ok=True)
+    _want_possible(settings, dataset.split.train)
     started = {"data": data, "preset": preset, "seed": seed, "settings": asdict(settings)}
+    if resume and (out / "settings.json").exists():
+        _want_same(out / "settings.json", started)
+    out.mkdir(parents=True, exist_ok=True)
     runs.write_json(out / "settings.json", started)
     with ExitStack() as stack:
         followed = (JsonLines(out / "history.jsonl", resume=resume), *trackers)
         for tracker in followed:
             stack.callback(tracker.close)
         return _run(_Job(dataset, settings, seed, out, resume, progress, followed), data, preset, selected)
+
+
+def _want_possible(settings: Settings, train: Interactions) -> None:
+    """ValueError, before anything is trained, for what would end a run afterwards."""
+    if settings.k > train.num_items:
+        raise ValueError(f"k must be between 1 and the {train.num_items} items of the catalogue, got {settings.k}")
+    own = settings.reject and not (settings.shared or settings.in_batch)  # negatives of a row's own, drawn again
+    if own and train.user_counts.max(initial=0) >= train.num_items:
+        full = train.user_ids[train.user_counts.argmax()]
+        raise ValueError(f"user {full} has every item in training: no negative is left to draw; leave the user out")
+
+
+def _want_same(path: Path, started: dict[str, Any]) -> None:
+    """ValueError where `settings.json` of the run to resume says another thing than this start of it."""
+    flat = lambda found: {n: v for n, v in found.items() if n != "settings"} | found["settings"]  # noqa: E731
+    before, now = flat(runs.read_json(path)), flat(started)
+    different = [n for n in now if before.get(n) != now[n]]
+    if different:
+        told = ", ".join(f"{n} {before.get(n)!r}, now {now[n]!r}" for n in different[:4])
+        raise ValueError(
+            f"{path.parent} holds another run: {told}; resume it as it was started, or choose another --out"
+        )
 
 
 def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict[str, Any]:
@@ -145,13 +172,14 @@ def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict
     adjusted = {"plain": tables}
     adjusted |= {name: selection.apply(arms[name], chosen[name].strengths, tables, ledger) for name in arms}
     with job.clock("evaluate"):
-        ks = [k for k in KS if k <= split.train.num_items]
+        ks = sorted({k for k in (*KS, settings.k) if k <= split.train.num_items})
         rankings = {name: rank_tests(t, split, k=max(ks)) for name, t in adjusted.items()}
         results = {name: _judge(ranking, split, ks) for name, ranking in rankings.items()}
         tradeoffs = tradeoff(choice.points, arms, tables, ledger, split, k=settings.k)
     found: dict[str, Any] = {
         "data": job.dataset.name,
         "source": data if data in registry.REGISTRY else str(Path(data).resolve()),
+        "fingerprint": split.train.fingerprint,
         "model": preset,
         "seed": seed,
         "selected": chosen["adjusted"].strengths,
@@ -172,7 +200,7 @@ def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict
     runs.save_per_user(out, results)
     runs.write_readings(out, tables, ledger, split.train.item_counts)
     runs.write_lists(out, job.dataset, tables, adjusted["adjusted"])
-    runs.write_exposure(out, job.dataset, rankings["plain"], rankings["adjusted"], k=min(settings.k, max(ks)))
+    runs.write_exposure(out, job.dataset, rankings["plain"], rankings["adjusted"], k=settings.k)
     if choice.grid is not None:
         runs.write_json(out / "grid.json", choice.grid, indent=None)
     rows = (("carved", choice.history), ("refit", refitted.history))
@@ -213,6 +241,7 @@ def _read_choice(run: Path, job: _Job) -> _Choice:
     found = runs.read_metrics(run)
     if (found["data"], found["settings"]) != (job.dataset.name, asdict(job.settings)):
         raise ValueError(f"{run} is of other data or settings ({found['data']}); select from a run of the same ones")
+    runs.want_fingerprint(run, found, job.dataset.split.train)
     frontier = runs.read_json(run / "frontier.json")
     points = {name: [selection.Point(**p) for p in tried] for name, tried in frontier.items()}
     grid = runs.read_json(run / "grid.json") if (run / "grid.json").exists() else None

@@ -18,6 +18,8 @@ from jaxrec.names import nearest
 from jaxrec.samplers import Sampler
 from jaxrec.step import Observation, Step, make_step
 
+_AT_LEAST_1 = ("width", "negatives", "batch_size", "rows_per_user", "epochs", "evaluate_every", "budget", "k")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -87,6 +89,14 @@ class Settings:
     """For select=loss."""
     k: int = 20
     """The cut-off at which strengths are selected."""
+
+    def __post_init__(self) -> None:
+        least = {"layers": 0, "patience": 0, "select_users": 1} | dict.fromkeys(_AT_LEAST_1, 1)
+        for name, value in ((name, getattr(self, name)) for name in least):
+            if value is not None and value < least[name]:
+                raise ValueError(f"{name} must be at least {least[name]}, got {value}")
+        if not 0 <= self.max_loss <= 1:
+            raise ValueError(f"max_loss is the share of the natural NDCG that may be lost, 0 to 1, got {self.max_loss}")
 
 
 PAPER_MF = Settings(objective="bpr", l2=1e-3, epochs=100, evaluate_every=10)

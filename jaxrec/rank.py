@@ -60,6 +60,8 @@ def scores_by_item(tables: Tables, users: Array, excluded: Array) -> Array:
     if tables.item_bias is not None:
         strength = 1.0 if tables.bias_strength is None else tables.bias_strength[users][None, :]
         found = found + strength * tables.item_bias[:, None]
+    if tables.user.shape[1] == 1:  # of one product the sign stays; a sum starts from 0, and 0 + -0 is 0
+        found = jnp.where(found == 0, 0.0, found)  # top_k holds -0 for less than 0
     columns = jnp.arange(users.shape[0])[:, None]
     return found.at[excluded, columns].set(-jnp.inf, mode="drop")
 
@@ -239,20 +241,29 @@ def check_tables(tables: Tables) -> tuple[int, int]:
         part = getattr(tables, name)
         if part is not None and part.shape != (wanted,):
             raise ValueError(f"tables.{name} must have shape ({wanted},), got {part.shape}")
-    for name, good in _all_finite({name: part for name, part in tables._asdict().items() if part is not None}).items():
-        if not good:
-            part = getattr(tables, name)
+    parts = {name: part for name, part in tables._asdict().items() if part is not None}
+    largest = {name: float(value) for name, value in _largest(parts).items()}
+    for name, part in parts.items():
+        if not np.isfinite(largest[name]):
             bad = np.flatnonzero(~np.isfinite(np.asarray(part)).reshape(len(part), -1).all(axis=1))
             raise ValueError(
                 f"tables.{name} must be finite, but {len(bad)} rows hold NaN or inf (first: {bad[0]}); "
                 "training has diverged or an adjustment divided by zero: rank the last good state"
             )
+    bias, limit = largest.get("item_bias", 0.0) * largest.get("bias_strength", 1.0), float(np.finfo(np.float32).max)
+    if width * largest["user"] * largest["item"] + bias > limit:
+        told = ", ".join(f"tables.{name} up to {largest[name]:.3g}" for name in parts)
+        raise ValueError(
+            f"scores must be finite, but with {told} at width {width} they may exceed {limit:.3g}; "
+            "training has diverged, or divide the user rows (and strengths) by one number, which changes no ranking"
+        )
     return num_users, num_items
 
 
 @jax.jit
-def _all_finite(parts: dict[str, Array]) -> dict[str, Array]:
-    return {name: jnp.all(jnp.isfinite(part)) for name, part in parts.items()}
+def _largest(parts: dict[str, Array]) -> dict[str, Array]:
+    """The largest absolute value of each; NaN where one is NaN."""
+    return {name: jnp.max(jnp.abs(part), initial=0) for name, part in parts.items()}
 
 
 def check_users(users: np.ndarray | Sequence[int] | None, num_users: int) -> np.ndarray:

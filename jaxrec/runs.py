@@ -22,7 +22,10 @@ The folder that `jaxrec adjust` writes for a model trained elsewhere is one of t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +37,7 @@ from jaxrec import analysis, rank
 from jaxrec import ledger as ledgers
 from jaxrec.checkpoint import named_leaves
 from jaxrec.data import registry
-from jaxrec.data.interactions import Interactions
+from jaxrec.data.interactions import DataError, Interactions, Split
 from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics import Evaluation
@@ -65,8 +68,40 @@ def read_metrics(run: Path | str) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a JSON file holds. DataError for one that is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise DataError(f"{path} is damaged ({problem}); make it again") from problem
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an .npz file. DataError for one that is damaged, or lacks an array."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            yield found
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as problem:
+        raise DataError(f"{path} is damaged or of another kind ({problem}); make the run again") from problem
+
+
+def want_fingerprint(run: Path, found: Mapping[str, Any], train: Interactions) -> None:
+    """DataError where the training part is not that of the run with these metrics; older runs don't tell."""
+    if found.get("fingerprint", train.fingerprint) != train.fingerprint:
+        raise DataError(
+            f"{run} was trained on other pairs or ids than {found['source']} gives now: the data changed; "
+            "train again, or bring back what it was"
+        )
+
+
+def load_split(run: Path) -> Split:
+    """The data of a RUN of `jaxrec train`, read again. DataError where they changed since."""
+    found = read_metrics(run)
+    if (run / "adjust.json").exists() or "source" not in found:
+        raise DataError(f"{run} is no run of `jaxrec train`, so it has no tests; its figures are in adjust.json")
+    split = registry.load(found["source"]).split
+    want_fingerprint(run, found, split.train)
+    return split
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
@@ -107,7 +142,7 @@ def load_tables(run: Path) -> Saved:
     path = run / "embeddings.npz"
     if not path.exists():
         raise FileNotFoundError(f"{run} holds no embeddings.npz: no finished run is there; `jaxrec train` makes one")
-    with np.load(path, allow_pickle=False) as found:
+    with _arrays(path) as found:
         ends = ("_plain", "") if "user_plain" in found else ("", "_adjusted")
         plain, adjusted = (Tables(jnp.asarray(found[f"user{e}"]), jnp.asarray(found[f"item{e}"])) for e in ends)
         return Saved(plain, adjusted, found["user_ids"], found["item_ids"])
@@ -131,10 +166,10 @@ def save_corrected(run: Path, seen: Interactions, plain: Tables, corrected: Tabl
 def load_seen(run: Path, saved: Saved) -> Interactions:
     """The interactions that the tables of a RUN were trained on."""
     if (run / "seen.npz").exists():
-        with np.load(run / "seen.npz", allow_pickle=False) as found:
+        with _arrays(run / "seen.npz") as found:
             sizes = len(saved.user_ids), len(saved.item_ids)
             return Interactions(found["users"], found["items"], *sizes, saved.user_ids, saved.item_ids)
-    return registry.load(read_metrics(run)["source"]).split.train
+    return load_split(run).train
 
 
 def save_ledger(run: Path, ledger: GradientLedger) -> None:
@@ -145,7 +180,7 @@ def save_ledger(run: Path, ledger: GradientLedger) -> None:
 
 def load_ledger(run: Path) -> GradientLedger:
     """What `save_ledger` wrote, of a ledger that keeps vectors row by row."""
-    with np.load(run / "ledger.npz", allow_pickle=False) as found:
+    with _arrays(run / "ledger.npz") as found:
         num_items, width = found["items.pull.vector"].shape
         named, structure = named_leaves(ledgers.init(len(found["users.pull.vector"]), num_items, width))
         return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in named])

@@ -207,12 +207,15 @@ def sampler(
     rows_per_user: R > 1 takes the user of an interaction, or a user, for R rows, each with an item of theirs drawn with
         replacement: interactions are as likely as before, and a user's row is read and written once for R of them.
     shared: one set of K negatives for the whole batch; a row's own positive among them is left out of its loss.
-    in_batch: the batch's positives are the negatives, so q ∝ n_i; repeats of a row's own positive are left out.
+    in_batch: the batch's positives are the negatives, whatever num_negatives is, and log_q follows how they are drawn:
+        q_i = n_i/E by interaction, and by user the mean of 1/n_u over users, 0 for those without i. Repeats of a row's
+        own positive are left out.
     reject: negatives that the user is known to like don't count. A row's own ones are drawn again, and one that keeps
         colliding (32 times) is left out of the loss through `Batch.where`; shared and in-batch ones are left out of
         the rows that they don't suit. Looked up in a table of U x I bits, or searched for where that takes over 1 GiB.
 
-    Raises ValueError for contradicting options, an empty training set, or a user that has every item.
+    Raises ValueError for contradicting options, an empty training set, and, where a row is to have negatives of its own
+    that are rejected, a user that has every item.
     """
     if len(train) == 0:
         raise ValueError("no training interactions to sample from")
@@ -222,8 +225,16 @@ def sampler(
         raise ValueError(f"batch_size must be a multiple of rows_per_user, got {batch_size} and {rows_per_user}")
     if by not in ("interaction", "user"):
         raise ValueError(f"by must be 'interaction' or 'user', got {by!r}")
-    if reject and train.user_counts.max() >= train.num_items:
-        raise ValueError(f"user {int(train.user_counts.argmax())} has every item: no negative is left to draw")
+    if in_batch and (shared or popularity != 0.0):
+        raise ValueError(
+            "in_batch takes a batch's positives for its negatives, so it wants shared=False and popularity=0, "
+            f"got shared={shared} and popularity={popularity}"
+        )
+    if reject and not (shared or in_batch) and train.user_counts.max() >= train.num_items:
+        raise ValueError(
+            f"user {int(train.user_counts.argmax())} has every item: no negative is left to draw; "
+            "leave such users out, or let a batch share its negatives"
+        )
     num_batches = -(-len(train) // batch_size)
     users_a_batch = -(-len(train) // (num_batches * rows_per_user))  # as even as can be
     batch_size = users_a_batch * rows_per_user
@@ -240,7 +251,13 @@ def sampler(
         alias=alias_table(weights) if popularity != 0.0 else None,
         bits=jnp.asarray(known_bits(train)) if use_bits else None,
     )
-    log_frequency = jnp.asarray(np.log(np.maximum(counts, 1) / len(train)), jnp.float32)
+    frequency: np.ndarray
+    if by == "user":
+        share = 1.0 / (np.count_nonzero(train.user_counts) * train.user_counts[train.users])
+        frequency = np.bincount(train.items, share, minlength=train.num_items)
+    else:
+        frequency = counts / len(train)
+    log_frequency = jnp.asarray(np.log(np.where(counts > 0, frequency, 1.0)), jnp.float32)
 
     def positives(data: _Data, key: Array, step: Array) -> tuple[Array, Array]:
         if by == "interaction":

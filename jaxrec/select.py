@@ -88,6 +88,8 @@ def prepare(
     if not 1 <= k <= num_items:
         raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
     users = np.flatnonzero(np.sum([part.user_counts for part in valid.values()], axis=0) > 0)
+    if not len(users) or (max_users is not None and max_users < 1):
+        raise ValueError(f"selecting wants users with validation pairs: {len(users)} have some, max_users={max_users}")
     if max_users is not None and len(users) > max_users:
         users = np.random.default_rng(seed).choice(users, max_users, replace=False)
     users = users[np.argsort(train.user_counts[users], kind="stable")].astype(np.int32)

@@ -95,6 +95,7 @@ class FoldIn(NamedTuple):
     ridge: float
     weight: float
     agreement: float
+    scale: float = 1.0  # of the scores of known users over those of their folded-in rows, items' biases left out
 
 
 def calibrate_fold_in(
@@ -127,7 +128,10 @@ def calibrate_fold_in(
             rows = fold_in(tables.item, histories, item_bias=tables.item_bias, ridge=ridge, weight=weight)
             found = FoldIn("dot", ridge, weight, agreement(rows))
             best = max(best, found, key=lambda f: f.agreement)
-    return best
+    bias = None if best.score == "cosine" else tables.item_bias
+    rows = fold_in(tables.item, histories, item_bias=bias, score=best.score, ridge=best.ridge, weight=best.weight)
+    usual, folded_in = (frozen.score_scale(Tables(r, tables.item)) for r in (tables.user[chosen], rows))
+    return best._replace(scale=float(jnp.median(usual) / jnp.median(folded_in)))
 
 
 def _interactions(histories: Histories, num_items: int) -> Interactions:
@@ -147,13 +151,16 @@ def with_new_users(
 ) -> tuple[Tables, GradientLedger]:
     """The tables and their ledger with the users of `histories` appended: [U + N, D].
 
-    Their rows are folded in and scaled so that their scores spread as those of the users who are there; their gradients
-    are observed against the frozen items. An adjustment of the result treats the new users as it treats the others.
+    Their rows are folded in and scaled so that their scores spread as those of the users who are there; where items have
+    biases, whose weight such a scale would change, by `how.scale`. Their gradients are observed against the frozen items.
+    An adjustment of the result treats the new users as it treats the others.
     """
     bias, item = tables.item_bias, tables.item
     rows = fold_in(item, histories, item_bias=bias, score=how.score, ridge=how.ridge, weight=how.weight)
-    new = Tables(rows, item)
-    rows = rows * (jnp.median(frozen.score_scale(tables)) / frozen.score_scale(new))[:, None]
+    if bias is None:
+        rows = rows * (jnp.median(frozen.score_scale(tables)) / frozen.score_scale(Tables(rows, item)))[:, None]
+    else:
+        rows = rows * how.scale
     seen = frozen.observe(Tables(rows, item, bias), histories, temperature=1.0)
     strength = tables.bias_strength
     if strength is not None:

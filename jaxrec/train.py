@@ -207,7 +207,8 @@ class _Store:
 
         number = int(state.epoch)
         meta = {"run": self.meta, "progress": vars(known)}
-        checkpoint.save(self.folder, number, {"state": state, "best": best}, meta=meta)
+        keep = 1 if self.last is None else 2  # at first, what another run left goes: a resume takes the newest
+        checkpoint.save(self.folder, number, {"state": state, "best": best}, meta=meta, keep=keep)
         self.last = number
 
     def restore(self, state: TrainState, known: _Progress) -> tuple[TrainState, TrainState, _Progress]:

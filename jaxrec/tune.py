@@ -57,7 +57,9 @@ def space(base: Settings) -> Space:
     """
     found: Space = {
         "learning_rate": _around(base.learning_rate, 0.005, 0.5, log=True),
-        "batch_size": _among(base.batch_size, 512, 1024, 2048, 4096, 8192),
+        "batch_size": _among(
+            base.batch_size, *(n for n in (512, 1024, 2048, 4096, 8192) if n % base.rows_per_user == 0)
+        ),
         "l2": _among(base.l2, 0.0, *(f * base.l2 for f in (0.1, 0.3, 3, 10)) if base.l2 else (1e-5, 1e-4, 1e-3, 1e-2)),
     }
     if base.normalize_items or (base.normalize_users and base.l2):  # else items set the scale of scores by themselves

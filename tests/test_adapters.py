@@ -12,6 +12,7 @@ from conftest import random_interactions
 
 from jaxrec import adapters
 from jaxrec.transforms.adjustment import fold_bias
+from jaxrec.types import Tables
 
 RNG = np.random.default_rng(0)
 USER, ITEM = RNG.normal(size=(6, 4)).astype(np.float32), RNG.normal(size=(9, 4)).astype(np.float32)
@@ -78,6 +79,21 @@ def test_models_are_known_by_their_attributes() -> None:
     assert adapters.read((USER, ITEM)).source == "arrays"
     assert adapters.read(found) is found
     np.testing.assert_allclose(scores(adapters.read(found.tables)), scores(found) - found.user_bias[:, None], atol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["dot", "cosine"])
+def test_tables_keep_the_strengths_of_their_biases(score: str) -> None:
+    strength = np.linspace(-1, 1, 6).astype(np.float32)
+    tables = Tables(*map(jnp.asarray, (USER, ITEM, ITEM_BIAS, strength)))
+    found = scores(adapters.read(tables, score=score))
+    user, item = USER, ITEM
+    if score == "cosine":
+        user, item = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (USER, ITEM))
+    np.testing.assert_allclose(found, user @ item.T + strength[:, None] * ITEM_BIAS, rtol=1e-4, atol=1e-5)
+    flat = Tables(jnp.ones((2, 2)), jnp.zeros((5, 2)), jnp.arange(5.0), jnp.array([1.0, -1.0]))
+    assert np.argsort(-scores(adapters.read(flat)), axis=1).tolist() == [[4, 3, 2, 1, 0], [0, 1, 2, 3, 4]]
+    unread = tables._replace(item_bias=None)  # without a bias there is nothing to be strong
+    np.testing.assert_array_equal(adapters.read(unread).tables.user, USER)
 
 
 def test_what_is_no_model_or_is_not_fitted_is_told() -> None:

@@ -110,6 +110,22 @@ def test_a_fitted_temperature_reads_gradients_where_scores_are_small() -> None:
     assert spread("fit") > 0.3
 
 
+def test_known_positives_are_left_out_though_one_user_has_every_item() -> None:
+    pairs = random_interactions(users=30, items=30)
+    like = pairs.to_scipy().toarray() > 0
+    like[4] = True
+    full = Interactions(*np.nonzero(like), num_users=30, num_items=30)  # type: ignore[misc]
+    keys = jax.random.split(jax.random.key(1))
+    tables = Tables(*(jax.random.normal(k, (30, D)) for k in keys))
+    found = frozen.observe(tables, full, num_negatives=64)
+    assert np.flatnonzero(found.users.push.size == 0).tolist() == [4]
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(found))
+    before = frozen.observe(tables, pairs, num_negatives=64)
+    assert float(found.items.push.events.sum()) < 1.1 * float(before.items.push.events.sum())
+    with pytest.raises(ValueError, match="user 4 has every item"):
+        frozen.observe(tables, full, objectives.bpr(), num_negatives=1, shared=False)
+
+
 def test_observe_tells_what_does_not_fit(tables: Tables, interactions: Interactions) -> None:
     with pytest.raises(ValueError, match=r"interactions must cover the tables' 30 users and 20 items, got 2 and 2"):
         frozen.observe(tables, Interactions([0], [1], 2, 2))
@@ -254,11 +270,11 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
         with np.load(out / "embeddings.npz", allow_pickle=False) as arrays:
             rows, ids = arrays[name], arrays[f"{name}_ids"]
         np.testing.assert_array_equal(embeddings.read_matrix(out / f"{name}.npy", name)[0], rows)
-        np.testing.assert_array_equal(embeddings.read_matrix(out / "embeddings.safetensors", name)[0], rows)
-        again, own = embeddings.read_matrix(out / f"{name}.parquet", name)
-        np.testing.assert_array_equal(again, rows)
-        assert own is not None
-        assert own.tolist() == ids.tolist()
+        for file in (f"{name}.parquet", "embeddings.safetensors"):
+            again, own = embeddings.read_matrix(out / file, name)
+            np.testing.assert_array_equal(again, rows)
+            assert own is not None
+            assert own.tolist() == ids.tolist()
         assert ids[7] == f"{name[0]}7"
     page = (out / "report.html").read_text()
     assert "unbiased validation" in page
@@ -272,7 +288,7 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
     owned = {line for line in (folder / "train.csv").read_text().splitlines()}
     assert not any(f"{r[0]},{r[2]}" in owned for r in rows)
     assert cli.main(command(folder, "out")) == 1
-    assert "holds an adjusted model already" in capsys.readouterr().err
+    assert "holds a model or a run already (adjust.json)" in capsys.readouterr().err
 
 
 def test_without_validation_pairs_the_command_warns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,3 +343,35 @@ def test_models_of_other_libraries_are_corrected_directly(world: tuple[data.Spli
     np.testing.assert_array_equal(two.tables.user, tables.user)
     ledger = jaxrec.observe(two.tables, held.train, num_negatives=64)
     assert ledger.items.pull.vector.shape == (300, 16)
+
+
+@pytest.mark.parametrize("form", ["npz", "safetensors", "parquet"])
+@pytest.mark.parametrize("ids", [[7, 3, 5], ["a", "\u00fc", '"']])
+def test_embeddings_are_read_with_their_ids(form: str, ids: list, tmp_path: Path) -> None:
+    rows, own = np.arange(6, dtype=np.float32).reshape(3, 2), np.array(ids)
+    files = {side: tmp_path / f"{side}.parquet" for side in ("user", "item")}
+    if form == "npz":
+        files = dict.fromkeys(files, tmp_path / "all.npz")
+        np.savez(files["user"], user=rows, item=rows[:2], user_ids=own, item_ids=own[:2])
+    else:
+        written = embeddings.write_embeddings(
+            tmp_path, {"user": rows, "item": rows[:2]}, {"user": own, "item": own[:2]}, [form]
+        )
+        files = files if form == "parquet" else dict.fromkeys(files, written[0])
+    for side, count in (("user", 3), ("item", 2)):
+        found, known = embeddings.read_matrix(files[side], side)
+        np.testing.assert_array_equal(found, rows[:count])
+        assert known is not None
+        assert known.tolist() == ids[:count]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])
+@pytest.mark.parametrize("kept", [0, 9, 600, None])
+def test_a_damaged_file_of_embeddings_is_told(suffix: str, kept: int | None, tmp_path: Path) -> None:
+    rows, ids = np.arange(600, dtype=np.float32).reshape(300, 2), np.arange(300)
+    embeddings.write_embeddings(tmp_path, {"user": rows}, {"user": ids}, ["npy", "safetensors", "parquet"])
+    np.savez(tmp_path / "user.npz", user=rows)
+    path = tmp_path / ("embeddings.safetensors" if suffix == "safetensors" else f"user.{suffix}")
+    path.write_bytes(b"junk" * 50 if kept is None else path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=f"{path.name}: not a readable array of numbers .* write it again"):
+        embeddings.read_matrix(path, "user")

@@ -182,6 +182,16 @@ def test_last_hold_out_takes_the_latest_of_each_user(seed: int, n: int) -> None:
             assert before.max() <= after.min()
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint32, np.uint64, np.int8, np.int64, np.float32])
+def test_last_hold_out_does_not_depend_on_the_kind_of_times(kind: type) -> None:
+    data, least = timed(0), 0 if kind == np.float32 else np.iinfo(kind).min
+    wanted = hold_out_last(data, 2).held
+    times = data.times.astype(kind)  # type: ignore[union-attr]
+    times[times == 0] = least  # whose negative does not fit
+    changed = Interactions(data.users, data.items, data.num_users, data.num_items, times=times)
+    np.testing.assert_array_equal(hold_out_last(changed, 2).held.keys, wanted.keys)
+
+
 def test_hold_out_after_a_moment() -> None:
     data = timed(3)
     found = hold_out_after(data, quantile=0.8)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import random_interactions
 
 from jaxrec import ledger as ledgers
 from jaxrec import models, objectives, optim, rank, samplers
+from jaxrec.data import DataError
 from jaxrec.step import Observation, make_step
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Tables
@@ -77,3 +81,50 @@ def test_every_product_of_a_ranking_is_one_of_float32() -> None:
     found = precisions(jax.jit(adjusted_lists).lower(TABLES, ledgers.init(30, 20, 8)).as_text())
     assert len(found) >= 2  # scores, and users along the direction
     assert set(found) == {"HIGHEST, HIGHEST"}
+
+
+def test_a_scorer_is_written_where_told_and_never_with_a_pickle(tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
+    from jaxrec import export
+
+    names = [f"u{n}" for n in range(30)]
+    export.save_scorer(tmp_path / "s.bin", TABLES, k=3, user_ids=np.array(names, dtype=object))
+    assert [p.name for p in tmp_path.iterdir()] == ["s.bin"]
+    found = export.load_scorer(tmp_path / "s.bin")
+    assert found.user_ids.tolist() == names
+    assert found.item_ids.tolist() == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ({"user_ids": np.arange(29)}, r"user ids must be .* one for each of the 30 user rows, got shape \(29,\)"),
+        ({"item_ids": np.array([None] * 20)}, "item ids must be whole numbers or text"),
+        ({"item_ids": np.zeros(20, np.int64)}, "item ids must differ"),
+    ],
+)
+def test_ids_that_do_not_fit_a_scorer_are_refused(ids: dict, message: str, tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
+    from jaxrec import export
+
+    with pytest.raises(ValueError, match=message):
+        export.save_scorer(tmp_path / "s.npz", TABLES, k=3, **ids)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_scorer_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
+    from jaxrec import export
+
+    path = tmp_path / "s.npz"
+    export.save_scorer(path, TABLES, k=3)
+    whole = path.read_bytes()
+    np.save(tmp_path / "array.npy", np.ones(3))
+    with np.load(path) as arrays:
+        np.savez(tmp_path / "part.npz", **{name: arrays[name] for name in arrays.files if name != "item"})
+        np.savez(tmp_path / "module.npz", **{**arrays, "module": np.zeros(9, np.uint8)})
+    others = [(tmp_path / name).read_bytes() for name in ("array.npy", "part.npz", "module.npz")]
+    for content in (b"", b"junk" * 99, whole[: len(whole) // 2], *others):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"s\.npz holds no exported scorer, or a damaged one .*save_scorer"):
+            export.load_scorer(path)

@@ -281,6 +281,13 @@ def test_poor_trials_are_pruned_and_diverging_ones_left(folder: Path, tmp_path: 
     assert (found["trial"], found["value"]) == (6, 0.9)
 
 
+def test_the_space_has_batches_that_the_base_can_use() -> None:
+    base = dataclasses.replace(presets.PAPER_MF, batch_size=96, rows_per_user=3)
+    assert tune.space(base)["batch_size"] == tune.Options((96,))
+    twos = dataclasses.replace(base, batch_size=2048, rows_per_user=1024)
+    assert tune.space(twos)["batch_size"] == tune.Options((1024, 2048, 4096, 8192))
+
+
 @pytest.mark.parametrize("preset", sorted(presets.PRESETS))
 def test_the_space_holds_the_preset_and_suits_it(preset: str) -> None:
     base = presets.PRESETS[preset]

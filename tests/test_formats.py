@@ -70,13 +70,40 @@ def test_frames_sparse_matrices_and_matrices() -> None:
         assert (found.num_users, found.num_items, found.items.tolist()) == (2, 3, [1, 0])
 
 
-@pytest.mark.parametrize("name", ["x.csv", "x.tsv.gz", "x.parquet"])
-def test_written_pairs_read_the_same(name: str, tmp_path: Path) -> None:
-    pairs = data.from_pairs([10, 10, 30], ["b", "a", "b"], [5.0, 3.0, 1.0], [1, 2, 3])
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.tsv.gz", "x.parquet"])
+@pytest.mark.parametrize(
+    "ids", [["b", "a", "b"], ['say "hi"', '"y"', 'say "hi"'], ["a,b", " c ", "a,b"], ["'", '"', "'"]]
+)
+def test_written_pairs_read_the_same(name: str, ids: list[str], tmp_path: Path) -> None:
+    pairs = data.from_pairs([10, 10, 30], ids, [5.0, 3.0, 1.0], [1, 2, 3])
     data.write(tmp_path / name, pairs)
     again = data.read(tmp_path / name)
     for column in ("users", "items", "ratings", "times", "user_ids", "item_ids"):
         np.testing.assert_array_equal(getattr(again, column), getattr(pairs, column))
+
+
+@pytest.mark.parametrize("odd", ["a\tb", "a\nb", "a\r"])
+def test_a_tsv_refuses_ids_that_it_cannot_hold(odd: str, tmp_path: Path) -> None:
+    pairs = data.from_pairs([1, 2], ["b", odd])
+    with pytest.raises(DataError, match=r"x\.tsv: a \.tsv can't hold tabs and line ends, but item_id .* write \.csv"):
+        data.write(tmp_path / "x.tsv", pairs)
+    assert not (tmp_path / "x.tsv").exists()
+
+
+def test_ids_that_are_no_numbers_are_text(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("user,item\n--5,1\n7,2\n")
+    found = data.read(tmp_path / "x.csv")
+    assert (found.user_ids.tolist(), found.item_ids.tolist()) == (["--5", "7"], [1, 2])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_in_any_way(end: str, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(f"0 1 2{end}{end}1 0{end}2 2{end}".encode())
+    found = data.read(tmp_path / "x.txt")
+    assert (found.users.tolist(), found.items.tolist()) == ([0, 0, 1, 2], [1, 2, 0, 2])
+    (tmp_path / "x.txt").write_bytes(f"0 1{end}1 x{end}".encode())
+    with pytest.raises(DataError, match=r"x\.txt:2: wanted whole numbers >= 0, got 'x'"):
+        data.read(tmp_path / "x.txt")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +121,8 @@ def test_written_pairs_read_the_same(name: str, tmp_path: Path) -> None:
         ("x.csv", "user,item,rating\n1,2,3\n1,3,good\n", r"x\.csv:3: wanted a finite rating, got 'good'"),
         ("x.csv", "user,item\n", "no interaction after the header"),
         ("x.csv", "user,item\n-1,2\n", "row 0 has -1"),
+        ("x.csv", "\ufeff", r"x\.csv: the file is empty"),
+        ("x.inter", "\ufeff\n", r"x\.inter: the file is empty"),
         ("u.data", "1\t2\t3\n", r"u\.data:1: wanted 4 columns"),
         ("x.ascii", "1 2\n3\n", r"x\.ascii:2: wanted 2 columns, got 1"),
         ("x.what", "1", "no format is known"),
@@ -212,6 +241,39 @@ def test_a_set_that_is_nowhere_says_where_to_put_it(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("JAXREC_DATA", raising=False)
     with pytest.raises(DataError, match=r"put its files into .*gowalla-macr"):
         registry.load("gowalla-macr")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("coat", {"train.ascii": "5 0\n0 4\n", "test.ascii": "0 4\n5 0\n"}),
+        ("ml-1m", {f"fold{n}.csv": "".join(f"{u},{n},3\n" for u in range(1, 9)) for n in range(1, 6)}),
+        ("ml-1m", {"ratings.dat": "".join(f"{u}::{i}::3::9\n" for u in range(8) for i in range(5))}),
+        ("ml-100k", {
+            "u.data": "".join(f"{u}\t{i}\t3\t9\n" for u in range(8) for i in range(1, 6)),
+            "u.item": "".join(f"{i}|Caf\u00e9 {i}|\n" for i in range(1, 6)),
+        }),
+    ],
+)  # fmt: skip
+def test_registered_sets_are_read_from_plain_and_compressed_files(
+    name: str, files: dict[str, str], zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAXREC_DATA", str(tmp_path))
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
+    (tmp_path / name).mkdir()
+    for file, text in files.items():
+        content = text.encode("latin-1")
+        (tmp_path / name / (file + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
+    assert registry.find(name, fetch=False) == tmp_path / name
+    found = registry.load(name)
+    assert found.split.train.num_items == (2 if name == "coat" else 5)
+    if name == "ml-100k":
+        assert found.item_names is not None
+        assert found.item_names[1] == "Caf\u00e9 2"
+    next((tmp_path / name).glob(next(iter(files)) + "*")).rename(tmp_path / name / "other.csv")
+    with pytest.raises(DataError, match=rf"{name} holds no .*, plain or \.gz"):
+        registry.load(name)
 
 
 @pytest.mark.data

@@ -17,6 +17,7 @@ from scipy import stats
 
 from jaxrec import analysis, cli, data, models, objectives, optim, pipeline, rank, runs, samplers, select, testing
 from jaxrec import ledger as ledgers
+from jaxrec.checkpoint import CheckpointError
 from jaxrec.ledger import GradientLedger
 from jaxrec.presets import PRESETS, build
 from jaxrec.step import make_step
@@ -116,6 +117,10 @@ def test_a_run_may_correct_by_exposure(folder: Path, tmp_path: Path, capsys: pyt
         (["recommend", "RUN", "--out", "OUT.csv", "-k", "999"], "k must be between 1 and the 50 items"),
         (["recommend", "RUN", "--out", "OUT.what"], "no format is known"),
         (["train", "FOLDER", "--out", "RUN"], "holds a finished run"),
+        (["train", "FOLDER", "--out", "OUT", "--k", "51"], "k must be between 1 and the 50 items"),
+        (["train", "FOLDER", "--out", "RUN", "--resume"], "holds another run"),
+        (["adjust", "--user", "MODEL", "--item", "MODEL", "--interactions", "USERS", "--out", "RUN"], "a run already"),
+        (["data", "convert", "USERS", "--to", "csv"], "is the file that was read"),
         (["report", "RUN", "--out", "OUT"], "--out is for the page that compares several runs"),
         (["train", "FOLDER", "--out", "OUT", "--preset", "softmax"], "did you mean 'softmax-mf'?"),
         (["trian"], "did you mean 'train'"),
@@ -125,9 +130,104 @@ def test_mistakes_are_told_and_the_exit_code_is_not_zero(
     arguments: list[str], message: str, run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = {"RUN": str(run), "FOLDER": str(folder), "OUT": str(tmp_path / "out"), "OUT.csv": str(tmp_path / "o.csv")}
-    known["OUT.what"] = str(tmp_path / "o.what")
+    known |= {"OUT.what": str(tmp_path / "o.what"), "USERS": str(tmp_path / "u.csv")}
+    known["MODEL"] = str(run / "embeddings.npz")
+    (tmp_path / "u.csv").write_text("user,item\n1,2\n")
+    before = {path: path.read_bytes() for path in (*run.glob("*.*"), tmp_path / "u.csv")}
     assert cli.main([known.get(a, a) for a in arguments]) != 0
     assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_any_cut_off_may_be_selected_at(tmp_path: Path) -> None:
+    """One that is not among those reported, in a catalogue that is smaller than them all."""
+    pairs = random_interactions(3, users=60, items=9, density=0.3)
+    data.write(tmp_path / "few.csv", pairs)
+    few = dataclasses.replace(SMALL, epochs=2, budget=4, k=5, reject=False)
+    found = pipeline.train(str(tmp_path / "few.csv"), few, tmp_path / "run")
+    assert set(found["comparisons"]["natural"]["adjusted - plain"]) == {"recall@5", "ndcg@5"}
+    assert "ndcg@5" in found["tests"]["unbiased"]["plain"]
+
+
+def test_a_user_with_every_item_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    pairs = random_interactions(3, users=20, items=9, density=0.3)
+    whole = data.Interactions(np.r_[pairs.users, [20] * 9], np.r_[pairs.items, np.arange(9)], 21, 9)
+    data.write_lines(tmp_path / "train.txt", whole)
+    left = np.setdiff1d(np.arange(9), pairs.items[pairs.users == 0])
+    data.write_lines(tmp_path / "test.txt", data.Interactions([0], left[:1], 21, 9))
+    own = dataclasses.replace(SMALL, shared=False, negatives=2, k=5)
+    with pytest.raises(ValueError, match="user 20 has every item"):
+        pipeline.train(str(tmp_path), own, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_changed_since_a_run_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "mine.csv", tmp_path / "run"
+    data.write(file, random_interactions(3, users=60, items=30, density=0.3))
+    few = dataclasses.replace(SMALL, epochs=2, budget=4)
+    pipeline.train(str(file), few, out)
+    assert cli.main(["evaluate", str(out)]) == 0
+    text = file.read_text()
+    file.write_text(text.replace("\n7,", "\n77,"))  # one user's id, and nothing else
+    capsys.readouterr()
+    for arguments in (["evaluate", str(out)], ["recommend", str(out), "--out", str(tmp_path / "recs.csv")]):
+        assert cli.main(arguments) == 1
+        assert "was trained on other pairs or ids" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="holds another run"):
+        pipeline.train(str(file), few, out, resume=True)
+    with pytest.raises(data.DataError, match="other pairs or ids"):
+        pipeline.train(str(file), few, tmp_path / "two", seed=1, selected=out)
+
+
+def test_fingerprints_tell_pairs_and_ids_apart_and_not_their_order() -> None:
+    pairs = random_interactions(3)
+    turned = data.Interactions(pairs.users[::-1], pairs.items[::-1], pairs.num_users, pairs.num_items)
+    assert turned.fingerprint == pairs.fingerprint
+    others = [pairs.select(np.arange(1, len(pairs))), dataclasses.replace(pairs, user_ids=np.arange(1, 31))]
+    others += [data.Interactions(pairs.users, pairs.items, pairs.num_users + 1, pairs.num_items)]
+    assert len({pairs.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+@pytest.mark.parametrize("name", ["embeddings.npz", "ledger.npz", "metrics.json"])
+def test_a_damaged_run_is_told_with_the_file(
+    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torn = Path(shutil.copytree(run, tmp_path / "torn"))
+    (torn / name).write_bytes((torn / name).read_bytes()[:-40])
+    assert cli.main(["evaluate", str(torn), "--adjust", "direction=1"]) == 1
+    message = capsys.readouterr().err
+    assert "DataError" in message
+    assert f"{torn / name} is damaged" in message
+
+
+def test_the_run_of_an_earlier_demo_stays_where_the_new_one_cannot_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "settings.json").write_text("{}")
+    assert cli.main(["demo", "--data", "nowhere"]) == 1
+    assert (tmp_path / "runs" / "demo" / "settings.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--width=0", "width must be at least 1, got 0"),
+        ("--evaluate-every=0", "evaluate_every must be at least 1"),
+        ("--select-users=0", "select_users must be at least 1"),
+        ("--budget=0", "budget must be at least 1"),
+        ("--max-loss=-1", "max_loss is the share"),
+    ],
+)
+def test_settings_that_no_run_can_have_are_errors(
+    option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(["train", "synthetic", "--out", str(tmp_path / "out"), option])
+    assert error.value.code != 0
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_options_are_errors(tmp_path: Path) -> None:

@@ -99,6 +99,31 @@ def test_tables_that_are_not_finite_are_refused_with_the_row() -> None:
         rank.top_k(tables._replace(item=tables.item.at[4, 0].set(jnp.nan)), None, None, k=3)
 
 
+@pytest.mark.parametrize("size", [3, 4000])
+@pytest.mark.parametrize("width", [1, 2, 64])
+def test_zeros_of_both_signs_are_equal(size: int, width: int) -> None:
+    item = jnp.tile(jnp.where(jnp.arange(size) % 3 == 0, -1.0, 1.0)[:, None], (1, width))
+    for bias in (None, -jnp.zeros(size)):
+        found = rank.top_k(Tables(jnp.zeros((1, width)), item, bias), None, None, k=3)
+        assert found.items.tolist() == [[0, 1, 2]]
+        assert not np.signbit(found.scores).any()
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        Tables(jnp.full((2, 1), 1e30), jnp.full((3, 1), -1e30)),
+        Tables(jnp.full((2, 4), 1.5e19), jnp.full((3, 4), 1.5e19)),
+        Tables(jnp.ones((2, 1)), jnp.ones((3, 1)), jnp.full(3, -1e30), jnp.full(2, 1e30)),
+    ],
+)
+def test_tables_whose_scores_overflow_are_refused(tables: Tables) -> None:
+    with pytest.raises(ValueError, match=r"scores must be finite, but with tables.user up to .* may exceed 3.4e\+38"):
+        rank.top_k(tables, None, None, k=3)
+    small = tables._replace(user=tables.user * 1e-25, bias_strength=None)
+    assert np.isfinite(rank.top_k(small, None, None, k=3).scores).all()
+
+
 @pytest.fixture(scope="module")
 def case() -> tuple[rank.TopK, Interactions, Interactions]:
     held = splits.hold_out_random(random_interactions(5, users=60, items=40, density=0.4), 0.4, seed=0)

@@ -147,6 +147,22 @@ def test_in_batch_negatives_are_the_batch(interactions: Interactions) -> None:
     np.testing.assert_allclose(np.exp(batch.log_q), wanted, rtol=1e-4)
 
 
+@pytest.mark.parametrize("by", ["interaction", "user"])
+@pytest.mark.parametrize("rows_per_user", [1, 8])
+def test_in_batch_log_q_tells_how_often_each_item_is_drawn(
+    by: str, rows_per_user: int, interactions: Interactions
+) -> None:
+    sampler = samplers.sampler(interactions, batch_size=64, in_batch=True, by=by, rows_per_user=rows_per_user)  # type: ignore[arg-type]
+    draw = jax.jit(sampler.draw)
+    drawn, told = np.zeros(interactions.num_items), np.zeros(interactions.num_items)
+    for seed in range(2000):
+        batch = draw(sampler.data, jax.random.key(seed), jnp.int32(0))
+        drawn += np.bincount(batch.negatives, minlength=interactions.num_items) / 2000
+        told[np.asarray(batch.negatives)] = np.exp(np.asarray(batch.log_q))
+    assert told.sum() == pytest.approx(sampler.batch_size, rel=1e-4)
+    np.testing.assert_allclose(drawn, told, rtol=0.1)
+
+
 @pytest.mark.parametrize("options", [{}, {"shared": True}, {"in_batch": True}, {"popularity": 0.5}])
 def test_rejected_negatives_are_never_known_positives(options: dict, interactions: Interactions) -> None:
     known = set(interactions.keys.tolist())
@@ -203,6 +219,8 @@ def test_same_key_same_batches() -> None:
         ({"rows_per_user": 0}, "multiple of rows_per_user, got 4096 and 0"),
         ({"num_negatives": 0}, "must be >= 1"),
         ({"by": "item"}, "by must be"),
+        ({"in_batch": True, "shared": True}, "wants shared=False and popularity=0, got shared=True and popularity=0"),
+        ({"in_batch": True, "popularity": 0.5}, "wants shared=False and popularity=0, got .* popularity=0.5"),
     ],
 )
 def test_contradicting_options_are_refused(options: dict, message: str, interactions: Interactions) -> None:
@@ -215,3 +233,15 @@ def test_nothing_to_draw_from_is_refused() -> None:
         samplers.sampler(Interactions([], [], 2, 2))
     with pytest.raises(ValueError, match="has every item"):
         samplers.sampler(Interactions([0, 0], [0, 1], 2, 2), reject=True)
+
+
+@pytest.mark.parametrize("options", [{"shared": True, "num_negatives": 8}, {"in_batch": True}])
+def test_a_user_that_has_every_item_has_no_negative_among_shared_ones(
+    options: dict, interactions: Interactions
+) -> None:
+    like = interactions.to_scipy().toarray() > 0
+    like[3] = True
+    full = Interactions(*np.nonzero(like), num_users=30, num_items=20)  # type: ignore[misc]
+    for batch in epoch(samplers.sampler(full, batch_size=32, reject=True, **options)):
+        where, users = np.asarray(batch.where), np.asarray(batch.users)
+        np.testing.assert_array_equal(where, ~like[users][:, np.asarray(batch.negatives)])

@@ -86,19 +86,34 @@ def test_filters_that_make_no_sense_are_told(tables: Tables) -> None:
         serve.recommend(tables, allow=[1], k=21)
 
 
-def test_new_users_are_treated_as_the_others() -> None:
-    """A user who is there already and is appended anew gets the same list, corrected or not."""
+def test_calibration_finds_the_scale_of_known_users() -> None:
+    """Of a model whose users are longer than folding in makes them, beside items' biases."""
+    known = random_interactions(2, 60, 40, density=0.3)
+    item, item_bias = jax.random.normal(jax.random.key(0), (40, 6)), jax.random.normal(jax.random.key(1), (40,))
+    folded = serve.fold_in(item, known, item_bias=item_bias, ridge=0.1, weight=10.0)
+    for longer in (1.0, 3.0):
+        how = serve.calibrate_fold_in(Tables(longer * folded, item, item_bias), known)
+        made = serve.fold_in(item, known, item_bias=item_bias, ridge=how.ridge, weight=how.weight)
+        lengths = [np.median(np.std(rows @ item.T, axis=1)) for rows in (longer * folded, how.scale * made)]
+        assert lengths[0] == pytest.approx(lengths[1], rel=1e-4)
+        assert how.scale > 0.5 * longer
+
+
+@pytest.mark.parametrize("bias", [None, 2.0])
+def test_new_users_are_treated_as_the_others(bias: float | None) -> None:
+    """A user who is there already and is appended anew gets the same list, corrected or not, items' biases or not."""
     from jaxrec import correct, frozen
 
     known = random_interactions(2, 60, 40, density=0.3)
     item = jax.random.normal(jax.random.key(0), (40, 6))
-    made = Tables(serve.fold_in(item, known), item)
+    item_bias = None if bias is None else bias * jax.random.normal(jax.random.key(1), (40,))
+    made = Tables(serve.fold_in(item, known, item_bias=item_bias), item, item_bias)
     same = known.select(known.users < 10)
     new = Interactions(same.users, same.items, 10, 40)
     how = serve.FoldIn("dot", 0.1, 10.0, 1.0)
     ledger = frozen.observe(made, known, num_negatives=64, batch_size=256)
     more, longer = serve.with_new_users(made, ledger, new, how=how)
-    np.testing.assert_allclose(serve.fold_in(item, new), made.user[:10], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(serve.fold_in(item, new, item_bias=item_bias), made.user[:10], rtol=1e-3, atol=1e-5)
     everybody = Interactions(
         np.concatenate([known.users, new.users + 60]), np.concatenate([known.items, new.items]), 70, 40
     )

@@ -187,6 +187,30 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(how: signal.Signal
     assert [row["epoch"] for row in resumed.history] == list(range(1, 13))
 
 
+def test_a_step_is_never_removed_by_its_own_saving(tmp_path: Path) -> None:
+    for n in (32, 40, 8):
+        assert checkpoint.save(tmp_path, n, {"a": jnp.arange(3)}).is_dir()
+    assert checkpoint.steps(tmp_path) == [8, 40]
+    (tmp_path / "step_00000040").rename(tmp_path / "step_00000040.bak")
+    assert checkpoint.steps(tmp_path) == [8]
+
+
+def test_a_new_run_in_the_folder_of_another_one_can_be_resumed(tmp_path: Path) -> None:
+    sampler, step = parts()
+    more: dict[str, Any] = {"key": jax.random.key(3), "checkpoint": tmp_path}
+    fit(step, sampler, epochs=6, meta={"run": "a"}, **more)
+
+    def stop(row: dict[str, Any], state: TrainState) -> None:
+        if row["epoch"] == 3:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(step, sampler, epochs=4, meta={"run": "b"}, on_epoch=stop, **more)
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    resumed = fit(step, sampler, epochs=4, meta={"run": "b"}, resume=True, **more)
+    assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4]
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_another_runs_refused(tmp_path: Path) -> None:
     state = {"a": jnp.arange(3), "key": jax.random.key(3), "none": None}
     for n in (1, 2, 3):

@@ -73,8 +73,9 @@ def adjust(
     from jaxrec.data import formats
 
     begun = time.perf_counter()
-    if (out / "adjust.json").exists():
-        raise FileExistsError(f"{out} holds an adjusted model already; choose another --out, or remove it")
+    for name in ("adjust.json", "metrics.json", "settings.json", "embeddings.npz"):
+        if (out / name).exists():
+            raise FileExistsError(f"{out} holds a model or a run already ({name}); choose another --out, or remove it")
     biases = {"user_bias": user_bias, "item_bias": item_bias}
     two = _read_model(user, item, {"user": user_ids, "item": item_ids}, biases, score)
     seen = to_rows(formats.read(interactions), two, unknown, interactions)

@@ -25,6 +25,7 @@ NAMES = {
     "rating": ("rating", "ratings", "score", "weight"),
     "time": ("timestamp", "time", "ts", "date"),
 }
+_TSV_BREAKS = frozenset("\t\r\n")
 FORMATS = ("lines", "u.data", "dat", "csv", "tsv", "inter", "parquet", "matrix")
 
 
@@ -151,7 +152,8 @@ def _find(header: Sequence[str], wanted: dict[str, str | None], source: str) -> 
 
 def _ids(values: Sequence[str]) -> np.ndarray:
     """Whole numbers where all of them are (07 and 7 would be one id, so leading zeros stay text)."""
-    plain = all(v.lstrip("-").isdecimal() and (v == "0" or not v.lstrip("-").startswith("0")) for v in values)
+    digits = [v.removeprefix("-") for v in values]
+    plain = all(d.isdecimal() and (v == "0" or not d.startswith("0")) for v, d in zip(values, digits, strict=True))
     if plain and max(map(len, values)) <= 18:
         return np.array(values, np.int64)
     return np.array(values, np.str_)
@@ -245,7 +247,10 @@ def _read_parquet(path: StrPath) -> Any:
 
 
 def write(path: StrPath, data: Interactions) -> None:
-    """Writes raw ids: `.csv`, `.tsv` (`.gz` too), `.parquet`; `.txt` as lines of row numbers."""
+    """Writes raw ids: `.csv`, `.tsv` (`.gz` too), `.parquet`; `.txt` as lines of row numbers.
+
+    Raises DataError where a `.tsv` would have to hold an id with a tab or a line end.
+    """
     if guess_format(path) == "lines":
         return write_lines(path, data)
     columns: dict[str, np.ndarray] = {"user_id": data.user_ids[data.users], "item_id": data.item_ids[data.items]}
@@ -267,7 +272,17 @@ def write_columns(path: StrPath, columns: Mapping[str, np.ndarray]) -> None:
         polars.DataFrame(dict(columns)).write_parquet(Path(path))
     elif format in ("csv", "tsv"):
         out = io.StringIO()
-        rows = csv.writer(out, delimiter="," if format == "csv" else "\t", lineterminator="\n")
+        if format == "csv":
+            rows = csv.writer(out, lineterminator="\n")
+        else:  # without quotes, as it is read
+            rows = csv.writer(out, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
+            for name, column in columns.items():
+                odd = [v for v in column.tolist() if isinstance(v, str) and not _TSV_BREAKS.isdisjoint(v)]
+                if odd:
+                    raise DataError(
+                        f"{path}: a .tsv can't hold tabs and line ends, but {name} {odd[0]!r} has one; write .csv or "
+                        ".parquet"
+                    )
         rows.writerow(columns)
         rows.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
         content = out.getvalue().encode()

@@ -6,6 +6,7 @@ scatters on the device drop an id that is out of range without a word.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -75,6 +76,14 @@ class Interactions:
     def keys(self) -> np.ndarray:
         """[E] int64, `user * num_items + item`: one number a pair, ordered as (user, item)."""
         return _frozen(self.users.astype(np.int64) * self.num_items + self.items)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that tell whether two sets hold the same pairs, whatever their order, under the same ids."""
+        digest = hashlib.sha256(f"{self.num_users} {self.num_items}".encode())
+        for column in (np.sort(self.keys), self.user_ids, self.item_ids):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()[:32]
 
     @cached_property
     def user_counts(self) -> np.ndarray:

@@ -7,6 +7,7 @@ The line format, one user a line, both ids row numbers from 0:
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Sequence
@@ -113,13 +114,13 @@ def read_bytes(path: str | PathLike[str]) -> bytes:
         raise DataError(f"{path}: cannot be read ({error})") from None
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path}: truncated or corrupt gzip file ({error}); fetch it again") from None
-    if not content.strip():
+    if not content.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{path}: the file is empty")
     return content
 
 
 def _read_numbers(path: str | PathLike[str], separator: str = " ") -> _Numbers:
-    content = read_bytes(path)
+    content = read_bytes(path).replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # lines may end in CR alone
     if separator.strip():
         content = content.replace(separator.encode(), b" ")
     if content.translate(None, b"0123456789" + _BLANK):

@@ -20,6 +20,7 @@ from jaxrec.data.pairs import from_pairs
 from jaxrec.data.synthetic import synthetic
 from jaxrec.names import nearest
 
+_SUFFIXES = (".gz", ".txt", ".dat", ".data", ".inter", ".csv", ".ascii")  # of the files that hold data
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
 
 
@@ -62,21 +63,23 @@ def _both_tests(read: Callable[[Path], Interactions]) -> Callable[[Path], Split]
 
 
 def _ml_1m(folder: Path) -> Interactions:
-    if (folder / "ratings.dat").exists():
-        return formats.read(folder / "ratings.dat")
+    path = _file(folder, "ratings.dat", "fold1.csv")
+    if path.name.startswith("ratings.dat"):
+        return formats.read(path)
     table = np.concatenate([read_table(_file(folder, f"fold{n}.csv"), columns=3, separator=",") for n in range(1, 6)])
     return from_pairs(table[:, 0], table[:, 1], table[:, 2], source=str(folder))
 
 
 def _ml_100k(folder: Path) -> Interactions:
-    return formats.read(folder / "u.data" if (folder / "u.data").exists() else _file(folder, "ml-100k.inter"))
+    return formats.read(_file(folder, "u.data", "ml-100k.inter"))
 
 
 def _ml_100k_names(folder: Path) -> dict[str, str]:
-    if (folder / "u.item").exists():
-        lines = (folder / "u.item").read_text(encoding="latin-1").splitlines()
+    path = _file(folder, "u.item", "ml-100k.item")
+    if path.name.startswith("u.item"):
+        lines = read_bytes(path).decode("latin-1").splitlines()
         return {line.split("|")[0]: line.split("|")[1] for line in lines}
-    rows = [line.split("\t") for line in read_bytes(_file(folder, "ml-100k.item")).decode().splitlines()[1:]]
+    rows = [line.split("\t") for line in read_bytes(path).decode().splitlines()[1:]]
     return {row[0]: f"{row[1]} ({row[2]})" for row in rows}
 
 
@@ -224,7 +227,7 @@ def find(name: str, *, fetch: bool = True) -> Path | None:
     roots = [Path(os.environ["JAXREC_DATA"])] if os.environ.get("JAXREC_DATA") else []
     cached = cache_folder() / recipe.folder
     for folder in [root / recipe.folder for root in roots] + [cached]:
-        if folder.is_dir() and any(f.suffix in (".gz", ".txt", ".dat", ".data", ".inter") for f in folder.iterdir()):
+        if folder.is_dir() and any(f.suffix in _SUFFIXES for f in folder.iterdir()):
             return folder
     if fetch and recipe.fetch is not None:
         cached.mkdir(parents=True, exist_ok=True)
@@ -271,11 +274,13 @@ def _recipe(name: str) -> Recipe:
     )
 
 
-def _file(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.exists():
-            return path
-    raise DataError(f"{folder} holds neither {name} nor {name}.gz")
+def _file(folder: Path, *names: str) -> Path:
+    """The first of the files that is there, plain or gzip."""
+    for name in names:
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.exists():
+                return path
+    raise DataError(f"{folder} holds no {' and no '.join(names)}, plain or .gz; put such a file there")
 
 
 __all__ = ["REGISTRY", "Dataset", "Recipe", "cache_folder", "find", "load"]

@@ -90,7 +90,7 @@ def hold_out_last(data: Interactions, n: int = 1) -> HoldOut:
     if n < 1:
         raise DataError(f"n: wanted at least 1, got {n}")
     times = _times(data)
-    order = np.lexsort((-data.items, -times, data.users))
+    order = np.lexsort((data.items, times, data.users))[::-1]  # turned round: of unsigned times -times would wrap
     quota = np.minimum(n, np.maximum(data.user_counts - 1, 0))
     held = np.zeros(len(data), bool)
     held[order] = _rank_in_runs(data.users[order]) < quota[data.users[order]]
