@@ -151,9 +151,9 @@ def with_new_users(
 ) -> tuple[Tables, GradientLedger]:
     """The tables and their ledger with the users of `histories` appended: [U + N, D].
 
-    Their rows are folded in and scaled so that their scores spread as those of the users who are there; where items have
-    biases, whose weight such a scale would change, by `how.scale`. Their gradients are observed against the frozen items.
-    An adjustment of the result treats the new users as it treats the others.
+    Their rows are folded in and scaled so that their scores spread as those of the users who are there; or by
+    `how.scale` where items have biases, whose weight a scale of one's own would change. Their gradients are observed
+    against the frozen items. An adjustment of the result treats the new users as it treats the others.
     """
     bias, item = tables.item_bias, tables.item
     rows = fold_in(item, histories, item_bias=bias, score=how.score, ridge=how.ridge, weight=how.weight)
