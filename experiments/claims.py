@@ -97,8 +97,10 @@ def words(rows: list[dict[str, Any]]) -> list[str]:
         against = [r for r in rows if r["readings"][-1]["spearman"][name] <= 0]
         said.append(f"- Claim {claim}, `{name}`: positive in {len(rows) - len(against)} of {len(rows)} models.")
         if 0 < len(against) < len(rows):
-            names = sorted({f"{r['data']} {r['backbone']} {r['objective']}" for r in against})
-            said[-1] += " Not in: " + ", ".join(names) + "."
+            few = 2 * len(against) < len(rows)
+            named = against if few else [r for r in rows if r["readings"][-1]["spearman"][name] > 0]
+            names = sorted({f"{r['data']} {r['backbone']} {r['objective']}" for r in named})
+            said[-1] += (" Not in: " if few else " Only in: ") + ", ".join(names) + "."
         least = min(rows, key=lambda row: row["readings"][-1]["spearman"][name])
         users = "unit" if least["unit_users"] else "free"
         where = f"{least['data']} {least['backbone']} {least['objective']}, users {users}"

@@ -1,6 +1,7 @@
 """A RUN folder: what each file holds, written and read in one place. No pickle is written or loaded.
 
-    metrics.json      tests -> test -> arm -> metric, what was selected, comparisons, the trade-off, the claims
+    metrics.json      tests -> test -> arm -> metric, what was selected, comparisons, the trade-off, the claims; and the
+                      fingerprint of the training interactions, so that changed data are noticed
     settings.json     what the run was started with, from its start on
     history.jsonl     one line an epoch, of both fits, from its first epoch on
     frontier.json     every point that was tried on validation, by arm

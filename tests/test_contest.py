@@ -6,8 +6,10 @@ import csv
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from conftest import random_interactions
 
 from experiments import contest, contest_tables, contestants, equal, tables
 from experiments.contest import NDCG, Candidate, Contest, choose, front
@@ -56,6 +58,19 @@ def test_sources_values_come_first_and_lie_in_the_space(backbone: contestants.Ba
 def test_unknown_contestants_are_named() -> None:
     with pytest.raises(ValueError, match="no contestant 'nobody'"):
         contestants.find("nobody", "mf")
+
+
+def test_two_towers_have_the_plain_bases_only() -> None:
+    train = random_interactions()
+    for name in contestants.names("two-tower"):
+        who = contestants.find(name, "two-tower")
+        assert who.kind == "base"
+        method = contestants.make(name, "two-tower", train, who.first, epochs=1)
+        assert "user_tower" in method.model.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="there are bpr, bpr-unit-users, softmax"):
+        contestants.find("macr", "two-tower")
+    with pytest.raises(ValueError, match="not made for two towers"):
+        contestants.make("macr", "two-tower", train, {}, epochs=1)
 
 
 @pytest.fixture(scope="module")

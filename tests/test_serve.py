@@ -12,6 +12,7 @@ import pytest
 from conftest import random_interactions
 
 from jaxrec import cli, data, rank, serve
+from jaxrec.commands.recommend import _rows_of
 from jaxrec.data import DataError, Interactions
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
@@ -211,6 +212,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["train", str(path / "all.csv"), "--out", str(path / "run"), "--batch-size", "256", *small]
     assert cli.main(arguments) == 0
     return path
+
+
+def test_ids_with_blanks_around_them_can_be_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("a \n  b\n\nc\n")
+    found = _rows_of(tmp_path / "users.txt", np.array(["c", "a ", "b"]), "user", tmp_path)
+    assert found.tolist() == [1, 2, 0]
+    (tmp_path / "users.txt").write_text("c\na\n")
+    with pytest.raises(ValueError, match=r"users.txt:2: user 'a' is unknown"):
+        _rows_of(tmp_path / "users.txt", np.array(["c", "a ", "b"]), "user", tmp_path)
 
 
 def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

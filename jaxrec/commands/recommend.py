@@ -73,7 +73,7 @@ def _rows_of(path: Path, ids: np.ndarray, what: str, run: Path) -> np.ndarray:
     wanted = path.read_text(encoding="utf-8").splitlines()
     found = []
     for number, line in enumerate(wanted, start=1):
-        name = line.strip()
+        name = line if line in known else line.strip()  # an id may begin or end with a blank
         if name and name not in known:
             raise ValueError(f"{path}:{number}: {what} {name!r} is unknown to {run}; it has {len(known)} {what}s")
         if name:
