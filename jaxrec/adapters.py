@@ -82,7 +82,7 @@ def read(model: Any, **options: Any) -> TwoTower:
     """The tables of a trained model, known by its attributes; options go to the function that reads it.
 
     user_factors, item_factors    implicit (ALS, BPR, LMF; on CPU or GPU)
-    u_factors, i_factors          Cornac (MF, PMF, BPR, WMF, ...), with ids from its maps
+    u_factors, i_factors          Cornac (MF, BPR, ..., and U, V of PMF and WMF), with ids from its maps
     user_embeddings, ...          LensKit (ImplicitMFScorer, BiasedMFScorer), with ids from its vocabularies; LightFM
     named_parameters              a torch module, see `from_torch`
     (user, item)                  a pair of arrays, see `from_arrays`
@@ -109,6 +109,8 @@ def read(model: Any, **options: Any) -> TwoTower:
     for attribute, reader in readers:
         if hasattr(model, attribute):
             return reader(model, **options)
+    if type(model).__module__.startswith("cornac.") and hasattr(model, "U"):
+        return from_cornac(model, **options)
     raise TypeError(
         f"{type(model).__name__} is no model that is known; wanted one with {', '.join(a for a, _ in readers)}, "
         "or a pair of arrays (user [U, D], item [I, D])"
@@ -123,9 +125,11 @@ def from_implicit(model: Any, **options: Any) -> TwoTower:
 
 def from_cornac(model: Any, **options: Any) -> TwoTower:
     """A fitted model of Cornac: factors, the biases that it uses, raw ids from its maps."""
-    _want_fitted(model, "u_factors", "i_factors")
+    names = ("u_factors", "i_factors") if hasattr(model, "u_factors") else ("U", "V")  # of PMF and WMF
+    _want_fitted(model, *names)
+    user, item = (getattr(model, name) for name in names)
     found: dict[str, Any] = {"source": _name("Cornac", model)}
-    for side, name, count in (("user", "uid_map", len(model.u_factors)), ("item", "iid_map", len(model.i_factors))):
+    for side, name, count in (("user", "uid_map", len(user)), ("item", "iid_map", len(item))):
         known = getattr(model, name, None)
         if known is not None and len(known) == count:
             found[f"{side}_ids"] = sorted(known, key=known.__getitem__)
@@ -134,7 +138,7 @@ def from_cornac(model: Any, **options: Any) -> TwoTower:
     if getattr(model, "u_biases", None) is not None and getattr(model, "use_bias", True):
         mean = getattr(model, "global_mean", 0.0)
         found["user_bias"] = np.ravel(model.u_biases) + np.float32(0.0 if mean is None else mean)
-    return from_arrays(model.u_factors, model.i_factors, **(found | options))
+    return from_arrays(user, item, **(found | options))
 
 
 def from_lenskit(model: Any, **options: Any) -> TwoTower:
@@ -178,7 +182,7 @@ def from_torch(
         fit = {n: p for n, p in biases.items() if len(p) == rows[name] and _words(n) & _WORDS[name[:4]]}
         if given:
             chosen[name] = np.ravel(_parameter(parameters, given))
-        elif len(fit) == 1 and not (user and item):
+        elif len(fit) == 1:
             chosen[name] = np.ravel(next(iter(fit.values())))
     return from_arrays(
         chosen.pop("user"), chosen.pop("item"), **({"source": _name("torch", module)} | chosen | options)

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec.rows import product
 from jaxrec.types import Array
@@ -133,11 +134,16 @@ def _map_roles(f: Callable[..., Array], *ledgers: GradientLedger) -> GradientLed
 def merge(a: GradientLedger, b: GradientLedger) -> GradientLedger:
     """The ledger of both runs of events: sums, size by size and vector by vector.
 
-    Raises ValueError where the two do not have the same shapes (or one keeps totals only).
+    Raises ValueError where the two do not have the same shapes (or one keeps totals only), or keep totals of other
+    weights; traced weights are taken to be the same.
     """
     shapes = [[x.shape for x in jax.tree.leaves(ledger)] for ledger in (a, b)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"only ledgers of one shape can be merged, got {shapes[0]} and {shapes[1]}")
+    for one, other in ((a.items.weight, b.items.weight), (a.users.weight, b.users.weight)):
+        known = not isinstance(one, jax.core.Tracer) and not isinstance(other, jax.core.Tracer)
+        if known and one is not None and not np.array_equal(np.asarray(one), np.asarray(other)):
+            raise ValueError("only totals of the same weights can be merged; observe both with one Observation")
     return _map_roles(jnp.add, a, b)
 
 
@@ -161,7 +167,7 @@ def magnitude(side: Side, by: str = "size") -> Array:
     if by == "ratio":
         return ratio(side)
     if by == "vector":
-        _want_vectors(side)
+        want_vectors(side)
         return jnp.linalg.norm(side.pull.vector, axis=-1)
     raise ValueError(f"by must be one of size, push, vector, ratio, count; got {by!r}")
 
@@ -195,12 +201,13 @@ def alignment(side: Side, rows: Array | None = None, d: Array | None = None) -> 
     if rows is not None:
         d = direction(side) if d is None else d
         return product(rows, d) / jnp.maximum(jnp.linalg.norm(rows, axis=-1) * jnp.linalg.norm(d), EPS)
-    _want_vectors(side)
+    want_vectors(side)
     pull, both = side.pull.vector, side.pull.vector + side.push.vector
     sizes = jnp.linalg.norm(pull, axis=-1) * jnp.linalg.norm(both, axis=-1)
     return jnp.sum(pull * both, axis=-1) / jnp.maximum(sizes, EPS)
 
 
-def _want_vectors(side: Side) -> None:
+def want_vectors(side: Side) -> None:
+    """ValueError where a side keeps totals only."""
     if side.pull.vector.ndim != 2:
         raise ValueError("this reading wants a ledger that keeps vectors row by row; this one keeps totals only")

@@ -208,6 +208,10 @@ def recommend(
         item=tables.item[items], item_bias=None if tables.item_bias is None else tables.item_bias[items]
     )
     parts = [] if seen is None else [seen] if isinstance(seen, Interactions) else list(seen)
+    for part in parts:
+        if (part.num_users, part.num_items) != (tables.user.shape[0], num_items):
+            sizes = f"{tables.user.shape[0]} users and {num_items} items"
+            raise ValueError(f"seen must be of the tables' {sizes}, got {part!r}")
     found = rank.top_k(small, users, [_of_items(part, items) for part in parts], k=min(k, len(items)))
     missing = ((0, 0), (0, k - found.items.shape[1]))
     rows = np.where(found.items >= 0, items[found.items], -1).astype(np.int32)
@@ -219,7 +223,13 @@ def recommend(
 
 
 def _mask(items: np.ndarray | Sequence[int], num_items: int, what: str) -> np.ndarray:
-    given = np.asarray(items, np.int64).reshape(-1)
+    given = np.asarray(items).reshape(-1)
+    if given.dtype == bool and len(given) == num_items:
+        return given
+    if len(given) and not np.issubdtype(given.dtype, np.integer):
+        got = f"{given.dtype}[{len(given)}]"
+        raise ValueError(f"{what} must name items by whole numbers, or be a mask of {num_items} bools; got {got}")
+    given = given.astype(np.int64)
     if len(given) and not 0 <= given.min() <= given.max() < num_items:
         raise ValueError(f"{what} must name items in 0..{num_items - 1}, got {given.min()}..{given.max()}")
     mask = np.zeros(num_items, bool)

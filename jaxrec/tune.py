@@ -148,6 +148,7 @@ def _open(out: Path, plan: dict[str, Any], seed: int) -> optuna.Study:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
+    _end_at_a_line(out / "study.log")
     storage = JournalStorage(JournalFileBackend(str(out / "study.log")))
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
     study = optuna.create_study(
@@ -169,6 +170,13 @@ def _open(out: Path, plan: dict[str, Any], seed: int) -> optuna.Study:
             study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=8)
     return study
+
+
+def _end_at_a_line(path: Path) -> None:
+    """Takes off what is left of a line whose writing was cut short, as by a full disk: optuna would write on in it."""
+    content = path.read_bytes() if path.exists() else b""
+    if not content.endswith(b"\n") and content:
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def _ended(trial: optuna.trial.FrozenTrial) -> bool:

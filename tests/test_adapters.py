@@ -128,7 +128,7 @@ def test_implicit_scores_as_itself(module: str, name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["MF", "BPR"])
+@pytest.mark.parametrize("name", ["MF", "BPR", "PMF"])
 def test_cornac_scores_as_itself(name: str) -> None:
     pytest.importorskip("cornac", reason="Cornac is not installed")
     from cornac import models
@@ -137,7 +137,8 @@ def test_cornac_scores_as_itself(name: str) -> None:
     data = random_interactions()
     triples = [(f"u{u}", f"i{i}", 1.0 + (u + i) % 5) for u, i in zip(data.users, data.items, strict=True)]
     train = Dataset.from_uir(triples, seed=0)
-    model = getattr(models, name)(k=5, max_iter=5, seed=0, num_threads=1).fit(train)
+    own = {"variant": "linear"} if name == "PMF" else {"num_threads": 1}
+    model = getattr(models, name)(k=5, max_iter=5, seed=0, **own).fit(train)
     two = adapters.read(model)
     found = scores(two)
     assert sorted(two.user_ids) == sorted(train.user_ids)
@@ -161,6 +162,8 @@ def test_a_torch_module_scores_as_itself() -> None:
     np.testing.assert_allclose(scores(adapters.read(net)), wanted, rtol=1e-5, atol=1e-6)
     named = adapters.from_torch(net, user="user_embedding", item="item_embedding.weight", item_bias="item_bias")
     np.testing.assert_allclose(scores(named), wanted, rtol=1e-5, atol=1e-6)
+    guessed = adapters.from_torch(net, user="user_embedding", item="item_embedding")  # the bias is not dropped
+    np.testing.assert_allclose(scores(guessed), wanted, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="no parameter 'users'; it has"):
         adapters.from_torch(net, user="users", item="item_embedding")
     del net.user_embedding

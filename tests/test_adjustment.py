@@ -141,6 +141,30 @@ def test_popularity_of_a_profile_is_a_shrunk_mean_of_logs(ledger: ledgers.Gradie
     assert jnp.all(found[3:] == 0)
 
 
+@pytest.mark.parametrize("users", [7, 1000])
+def test_users_who_are_alike_get_the_middle_strength(users: int) -> None:
+    """The mean of equal numbers is not one of them in float32, and what is left is no spread."""
+    z = adj._standardised(jnp.full(users, 0.1), jnp.ones(users, bool))
+    np.testing.assert_array_equal(z, 0.0)
+    few = adj._standardised(jnp.asarray([1.0, 1.001, 1.002]), jnp.asarray([True, True, True]))
+    np.testing.assert_allclose(few, [-(1.5**0.5), 0, 1.5**0.5], atol=1e-3)
+
+
+def test_totals_of_users_have_no_strength_of_each(tables: Tables) -> None:
+    totals = ledgers.init(U, N, D, user_weight=jnp.ones(U), item_weight=jnp.ones(N))
+    for change in (adj.remove_direction(0.5, spread=1.0), adj.offset_by_gradient(0.5, spread=1.0)):
+        with pytest.raises(ValueError, match="this one keeps totals only"):
+            change(tables, totals)
+
+
+def test_a_ledger_of_folded_tables_wants_them_folded(tables: Tables) -> None:
+    wide = ledgers.init(U, N, D + 1)
+    for change in (adj.remove_direction(0.5), adj.add_gradients(0.5)):
+        with pytest.raises(ValueError, match="give `fold_bias"):
+            change(tables, wide)
+        assert np.isfinite(score_matrix(change(adj.fold_bias(tables), wide))).all()
+
+
 def test_users_without_events_get_the_middle_strength() -> None:
     assert jnp.all(adj.mainstream(ledgers.init(U, N, D)) == 0)
 
@@ -180,8 +204,13 @@ def test_offsets_add_up_over_a_chain(tables: Tables, ledger: ledgers.GradientLed
 
 
 def test_tten_of_one_makes_unit_items(tables: Tables, ledger: ledgers.GradientLedger) -> None:
-    found = adj.tten(1.0)(tables._replace(item=tables.item.at[0].set(0.0)), ledger)
+    found = adj.tten(1.0)(tables._replace(item=tables.item.at[0].set(0.0), item_bias=None), ledger)
     np.testing.assert_allclose(jnp.linalg.norm(found.item, axis=1), [0.0] + [1.0] * (N - 1), rtol=1e-5)
+
+
+def test_tten_takes_a_bias_as_it_takes_a_column(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    wanted = score_matrix(adj.tten(0.7)(adj.fold_bias(tables), ledger))
+    np.testing.assert_allclose(score_matrix(adj.tten(0.7)(tables, ledger)), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_unit_rows_and_center(tables: Tables, ledger: ledgers.GradientLedger) -> None:

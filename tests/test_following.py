@@ -223,6 +223,15 @@ def test_a_study_is_resumed_and_only_as_it_was(folder: Path, tmp_path: Path) -> 
         tune.tune(str(folder), TINY, tmp_path / "x", search=["learning_rat"])
 
 
+def test_a_study_whose_last_line_is_cut_goes_on(folder: Path, tmp_path: Path) -> None:
+    tune.tune(str(folder), TINY, tmp_path, trials=2, search=["l2"])
+    log = tmp_path / "study.log"
+    log.write_bytes(log.read_bytes()[:-10])
+    assert tune.tune(str(folder), TINY, tmp_path, trials=3, search=["l2"], resume=True)["value"] > 0
+    states = [json.loads(line)["state"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert states.count("complete") + states.count("pruned") == 3
+
+
 def test_an_interrupted_trial_runs_again(folder: Path, tmp_path: Path) -> None:
     """A process killed within its second trial leaves it running in the journal."""
     code = f"""

@@ -106,6 +106,14 @@ def test_merge_refuses_another_shape() -> None:
         ledgers.merge(ledgers.init(4, 5, 3), ledgers.init(4, 6, 3))
 
 
+def test_merge_refuses_totals_of_other_weights() -> None:
+    one, seven = (ledgers.init(4, 5, 3, item_weight=jnp.full(5, w)) for w in (1.0, 7.0))
+    assert ledgers.merge(one, one).items.weight.tolist() == [1.0] * 5
+    with pytest.raises(ValueError, match="totals of the same weights"):
+        ledgers.merge(one, seven)
+    assert jax.jit(ledgers.merge)(one, one).items.weight.tolist() == [1.0] * 5
+
+
 def test_decay_weighs_earlier_batches_down() -> None:
     decayed, first, second = observe([1, 2], decay=0.5), observe([1]), observe([2])
     for a, b, c in zip(*(jax.tree.leaves(x) for x in (decayed, first, second)), strict=True):

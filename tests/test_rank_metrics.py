@@ -271,3 +271,13 @@ def test_paired_tests_agree_with_scipy_and_holm_with_its_rule() -> None:
     low, high = metrics.bootstrap_ci(a, resamples=4000)
     error = metrics.standard_error(a)
     assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)
+
+
+def test_a_group_without_test_items_is_left_out_of_fairness() -> None:
+    """Perfect lists of head items, where nobody has a tail item in the test, treat no group unfairly."""
+    train = Interactions([0, 1, 2, 3, 0], [0, 0, 0, 0, 1], 5, 3)  # item 0 alone holds 80 %
+    test = Interactions([4], [0], 5, 3)
+    found = pop.group_fairness(np.array([4]), np.array([[0]]), np.array([[True]]), test, train)
+    assert found["pop_reo"] == 0.0
+    both = Interactions([4, 4], [0, 2], 5, 3)
+    assert pop.group_fairness(np.array([4]), np.array([[0]]), np.array([[True]]), both, train)["pop_reo"] == 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -137,6 +138,19 @@ SECTIONS = ("accuracy", "claims", "tradeoff", "groups", "lists", "made")
 def sections(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     return [name for name in SECTIONS if f'<section id="{name}">' in text]
+
+
+def test_no_two_figures_share_an_id_and_their_labels_are_plain(run: Path, tmp_path: Path) -> None:
+    two = Path(shutil.copytree(run, tmp_path / "two"))
+    found = json.loads((two / "metrics.json").read_text())
+    found["tests"] = {"natural": found["tests"]["test"], "a & <b>": found["tests"]["test"]}
+    (two / "metrics.json").write_text(json.dumps(found))
+    page = report.write_report(two).read_text()
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) > 100
+    assert len(set(ids)) == len(ids)
+    assert "&amp;amp;" not in page
+    assert "&amp;lt;" not in page
 
 
 def test_a_section_is_there_where_its_data_is(run: Path, tmp_path: Path) -> None:

@@ -85,6 +85,20 @@ def test_filters_that_make_no_sense_are_told(tables: Tables) -> None:
         serve.recommend(tables, allow=[1], deny=[1])
     with pytest.raises(ValueError, match="k must be between 1 and the 20 items"):
         serve.recommend(tables, allow=[1], k=21)
+    with pytest.raises(ValueError, match=r"allow must name items by whole numbers, or be a mask of 20 bools"):
+        serve.recommend(tables, allow=[2.7])
+    other = Interactions([0], [20], len(tables.user), 21)
+    with pytest.raises(ValueError, match="seen must be of the tables'"):
+        serve.recommend(tables, allow=[1, 2], seen=other)
+
+
+def test_a_mask_is_a_filter_too(tables: Tables) -> None:
+    mask = np.zeros(20, bool)
+    mask[[2, 3, 5, 7]] = True
+    for masked, named in ((mask, [2, 3, 5, 7]), (mask.tolist(), [2, 3, 5, 7])):
+        a, b = (serve.recommend(tables, allow=allow, k=3).items for allow in (masked, named))
+        np.testing.assert_array_equal(a, b)
+    assert not np.isin(serve.recommend(tables, deny=mask, k=16).items, [2, 3, 5, 7]).any()
 
 
 def test_calibration_finds_the_scale_of_known_users() -> None:

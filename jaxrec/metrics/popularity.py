@@ -98,8 +98,8 @@ def concentration(recommended: np.ndarray) -> dict[str, float]:
 
 
 def relative_deviation(rates: Sequence[float]) -> float:
-    """std / mean, 0 where all rates are 0: how unequal groups are treated."""
-    mean = float(np.mean(rates))
+    """std / mean, 0 where all rates are 0 or there is none: how unequal groups are treated."""
+    mean = float(np.mean(rates)) if len(rates) else 0.0
     return float(np.std(rates)) / mean if mean > 0 else 0.0
 
 
@@ -109,7 +109,8 @@ def group_fairness(
     """pop_reo and pop_rsp: std/mean over head and tail of true-positive and of recommendation rates (Zhu et al. 2020).
 
     True-positive rate of g: hits in g / test items in g. Recommendation rate of g: recommendations in g / pairs of
-    an evaluated user and an item of g outside the user's training items. Head is the set holding 80 % of training.
+    an evaluated user and an item of g outside the user's training items. Head is the set holding 80 % of training. A
+    group without test items, or without such pairs, says nothing about a rate and is left out of it.
     """
     tail = tail_items(train.item_counts)
     evaluated = np.zeros(train.num_users, bool)
@@ -118,9 +119,9 @@ def group_fairness(
     tested, trained = test.items[evaluated[test.users]], train.items[evaluated[train.users]]
     opportunity, parity = [], []
     for group in (~tail, tail):
-        opportunity.append(group[hit_items].sum() / max(group[tested].sum(), 1))
         pairs = int(group.sum()) * int(evaluated.sum()) - int(group[trained].sum())
-        parity.append(group[shown].sum() / max(pairs, 1))
+        opportunity += [group[hit_items].sum() / group[tested].sum()] if group[tested].any() else []
+        parity += [group[shown].sum() / pairs] if pairs else []
     return {"pop_reo": relative_deviation(opportunity), "pop_rsp": relative_deviation(parity)}
 
 

@@ -80,7 +80,8 @@ def _frontiers(found: dict[str, Run]) -> str:
             for arm, xy in arms.items():
                 front = figures.pareto(xy if absolute else 100 * (xy / np.maximum(xy[0], 1e-12) - 1))
                 style = {"color": figures.SERIES[n % 6], "linestyle": figures.LINES[arm]}
-                axes[0].plot(*front.T, marker="os^Dv"[n % 5], ms=5, label=f"{name}, {arm.replace('_', ' ')}", **style)
+                label = f"\u200b{name}, {arm.replace('_', ' ')}".replace("$", r"\$")  # a first _ would leave it out
+                axes[0].plot(*front.T, marker="os^Dv"[n % 5], ms=5, label=label, **style)
         unit = "NDCG" if absolute else "NDCG, change in %"
         axes[0].set(xlabel=f"natural {unit}", ylabel=f"unbiased {unit}")
         axes[0].legend(frameon=False, fontsize=8)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,11 +56,12 @@ def _svg(figure: Any, caption: str) -> str:
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     for name, color in (*COLORS.items(), *((f"series-{n}", c) for n, c in enumerate(SERIES))):
         text = text.replace(color, f"var(--{name.replace('_', '-')})")
-    own = re.sub(r"\W+", "-", re.sub(r"<[^>]*>", "", caption).lower())[:40].strip("-")
+    words = re.sub(r"<[^>]*>", "", caption)
+    own = f"{re.sub(r'[^a-z0-9]+', '-', words.lower())[:40].strip('-')}-{zlib.crc32(caption.encode()):08x}"
     text = re.sub(r'\bid="', f'id="{own}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{own}-", text)
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', "", text, count=1)
-    label = escape(re.sub(r"<[^>]*>", "", caption))
+    label = escape(html.unescape(words))
     text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return f"<figure>{text}<figcaption>{caption}</figcaption></figure>"
 

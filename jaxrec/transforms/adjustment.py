@@ -92,19 +92,22 @@ def fold_bias(tables: Tables) -> Tables:
 
 
 def _standardised(x: Array, where: Array) -> Array:
-    """(x − mean)/sd over `where`; 0 elsewhere, and everywhere if all are the same."""
+    """(x − mean)/sd over `where`; 0 elsewhere, and everywhere if all are the same but for rounding."""
     n = jnp.maximum(jnp.sum(where.astype(x.dtype)), 1.0)
     mean = jnp.sum(jnp.where(where, x, 0.0)) / n
     sd = jnp.sqrt(jnp.sum(jnp.where(where, (x - mean) ** 2, 0.0)) / n)
-    return jnp.where(where & (sd > 0), (x - mean) / jnp.where(sd > 0, sd, 1.0), 0.0)
+    differ = sd > 1e-6 * jnp.max(jnp.abs(jnp.where(where, x, 0.0)), initial=0.0)
+    return jnp.where(where & differ, (x - mean) / jnp.where(differ, sd, 1.0), 0.0)
 
 
 def mainstream(ledger: GradientLedger, *, weighting: Weighting = "uniform") -> Array:
     """How mainstream each user is, z_u [U]: cos(the user's pull, d), standardised over users with a history.
 
     The user's pull is the sum of gradients of the items that the user likes, so its cosine with the items' common
-    direction d tells how much popularity there is in what pulled the user. Users without events get 0.
+    direction d tells how much popularity there is in what pulled the user. Users without events get 0. ValueError for a
+    ledger that keeps totals of users only.
     """
+    ledgers.want_vectors(ledger.users)
     d = ledgers.direction(ledger.items, weighting)
     return _standardised(ledgers.alignment(ledger.users, ledger.users.pull.vector, d), ledger.users.pull.events > 0)
 
@@ -154,7 +157,15 @@ def remove_direction(
 
 
 def widen(rows: Array, width: int) -> Array:
-    """Pads a direction [D] or rows [.., D] for tables that an earlier step widened (a folded bias)."""
+    """Pads a direction [D] or rows [.., D] for tables that an earlier step widened (a folded bias).
+
+    ValueError for rows that are wider than the tables: their ledger was read off tables with the bias folded in.
+    """
+    if rows.shape[-1] > width:
+        raise ValueError(
+            f"the ledger's vectors have width {rows.shape[-1]}, the tables {width}; if it was read off these tables "
+            "with their item bias, give `fold_bias(tables)`"
+        )
     return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, width - rows.shape[-1])])
 
 
@@ -266,12 +277,13 @@ def offset_by_count(strength: Strength, counts: Array) -> Adjustment:
 def tten(power: Strength = 1.0) -> Adjustment:
     """v_i ← v_i / ‖v_i‖^ρ, test-time embedding normalisation (Kim et al. 2023, arXiv 2308.11288); ρ = 1 is the paper's.
 
-    Zero rows stay zero.
+    Zero rows stay zero. An item bias is part of the row, as one more column.
     """
     if is_zero(power):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+        tables = fold_bias(tables)
         length = jnp.linalg.norm(tables.item, axis=-1, keepdims=True)
         return tables._replace(item=tables.item * jnp.where(length > 0, length, 1.0) ** -power)
 
