@@ -60,7 +60,7 @@ LINEAR = tuple(name for name in contestants.names("mf") if name not in ("invcf",
 ON_LARGE: tuple[str, ...] = ("bpr", "bpr-unit-users", "softmax", "popgo", "bc_loss", "logq", "ssm", "pda", "macr")
 ON_LARGE += ("ips-cnsr", "popular", "itemknn", "graph_filter", "ials")
 
-# MACR's split of Gowalla has one test: what the adjustments of the best base do there, beside methods that train little.
+# MACR's split of Gowalla has one test: what the best base's adjustments do there, beside methods that train little.
 ON_MACR: tuple[str, ...] = ("softmax", "popular", "itemknn", "graph_filter", "ials")
 
 STUDIES: dict[str, tuple[Job | Contest, ...]] = {

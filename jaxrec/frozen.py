@@ -28,7 +28,7 @@ from jaxrec.types import Array, Tables
 if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
 
-TEMPERATURES = (1e-3, 1e3)  # what a fitted τ may be, in units of the scores given
+TEMPERATURES = (1e-3, 1e3)  # what a fitted τ may be, in units of the median `score_scale`
 
 
 def frozen_model(tables: Tables) -> Model:
@@ -92,7 +92,7 @@ def fit_temperature(
 
     The loss is that of a sampled softmax with uniform negatives and their logQ, on at most `rows` interactions drawn at
     random. It is convex in 1/τ, so the search on one axis finds the only minimum. Tables that rank no better than by
-    chance have none, and get the largest τ of `TEMPERATURES`.
+    chance have none, and get the largest τ of `TEMPERATURES`, which are in units of the scores' own spread.
     """
     from scipy.optimize import minimize_scalar
 
@@ -113,7 +113,8 @@ def fit_temperature(
         inverse = jnp.exp(log_inverse)
         return jnp.mean(loss(inverse * positive, inverse * negative, where=where, log_q=log_q))
 
-    low, high = (float(-np.log(t)) for t in reversed(TEMPERATURES))
+    spread = float(jnp.median(score_scale(folded)))
+    low, high = (float(-np.log(t * spread)) for t in reversed(TEMPERATURES))
     best = minimize_scalar(lambda x: float(at(jnp.float32(x))), bounds=(low, high), method="bounded")
     return float(np.exp(-best.x))
 

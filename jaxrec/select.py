@@ -415,6 +415,8 @@ def select(
     for name in (part,) if max_loss is None else (part, against):
         if metric not in points[0].metrics.get(name, {}):
             raise ValueError(f"no {metric!r} was measured on {name!r}; there is {points[0].metrics}")
+    if max_loss is not None and not 0 <= max_loss <= 1:
+        raise ValueError(f"max_loss is the share of {against!r} that may be lost, 0 to 1, got {max_loss}")
     if max_loss is None:
         allowed = list(points)
     else:

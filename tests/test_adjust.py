@@ -93,6 +93,9 @@ def test_the_temperature_is_found_again_and_follows_the_scale() -> None:
     assert found == pytest.approx(2.0, rel=0.25)
     small = frozen.scale_users(tables, jnp.full(200, 0.01))
     assert frozen.fit_temperature(small, pairs) == pytest.approx(0.01 * found, rel=1e-2)
+    for scale in (2.0**-20, 2.0**20):  # in whatever units the scores are
+        other = frozen.fit_temperature(tables._replace(user=scale * tables.user), pairs)
+        assert other == pytest.approx(scale * found, rel=1e-3)
 
 
 def test_a_fitted_temperature_reads_gradients_where_scores_are_small() -> None:

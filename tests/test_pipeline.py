@@ -341,6 +341,13 @@ def test_an_arms_change_of_scores_is_what_its_tables_score(arm: str) -> None:
         np.testing.assert_allclose(found.change(s).apply(plain, users, others), wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("loss", [-1.0, 1.5])
+def test_a_loss_that_is_no_share_is_told(loss: float) -> None:
+    points = [select.Point({"a": 0.0}, {"natural": {"ndcg@20": 1.0}, "unbiased": {"ndcg@20": 0.5}})]
+    with pytest.raises(ValueError, match="max_loss is the share of 'natural'"):
+        select.select(points, max_loss=loss)
+
+
 def test_select_takes_the_best_that_is_allowed() -> None:
     points = [
         select.Point({"a": a}, {"natural": {"ndcg@20": 1 - a}, "unbiased": {"ndcg@20": a}}) for a in (0.0, 0.04, 0.5)
