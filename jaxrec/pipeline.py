@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec import analysis, explore, metrics, models, rank, runs
+from jaxrec import analysis, explore, metrics, models, rank, runs, samplers
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.data import registry, splits
@@ -141,10 +141,8 @@ def _want_possible(settings: Settings, train: Interactions) -> None:
     """ValueError, before anything is trained, for what would end a run afterwards."""
     if settings.k > train.num_items:
         raise ValueError(f"k must be between 1 and the {train.num_items} items of the catalogue, got {settings.k}")
-    own = settings.reject and not (settings.shared or settings.in_batch)  # negatives of a row's own, drawn again
-    if own and train.user_counts.max(initial=0) >= train.num_items:
-        full = train.user_ids[train.user_counts.argmax()]
-        raise ValueError(f"user {full} has every item in training: no negative is left to draw; leave the user out")
+    if settings.reject and not (settings.shared or settings.in_batch):
+        samplers.want_negatives(train)
 
 
 def _want_same(path: Path, started: dict[str, Any]) -> None:

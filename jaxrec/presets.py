@@ -92,9 +92,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         least = {"layers": 0, "patience": 0, "select_users": 1} | dict.fromkeys(_AT_LEAST_1, 1)
-        for name, value in ((name, getattr(self, name)) for name in least):
-            if value is not None and value < least[name]:
-                raise ValueError(f"{name} must be at least {least[name]}, got {value}")
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, got {value}")
         if not 0 <= self.max_loss <= 1:
             raise ValueError(f"max_loss is the share of the natural NDCG that may be lost, 0 to 1, got {self.max_loss}")
 

@@ -188,6 +188,16 @@ class _Data(NamedTuple):
     bits: Array | None  # [U, I/32], where negatives are rejected
 
 
+def want_negatives(train: Interactions) -> None:
+    """ValueError where a user has every item, so that no negative of a row's own is left to draw."""
+    if train.user_counts.max(initial=0) >= train.num_items:
+        full = train.user_ids[train.user_counts.argmax()]
+        raise ValueError(
+            f"user {full} has every item: no negative is left to draw; leave such users out, or let a batch share its "
+            "negatives"
+        )
+
+
 def sampler(
     train: Interactions,
     *,
@@ -230,11 +240,8 @@ def sampler(
             "in_batch takes a batch's positives for its negatives, so it wants shared=False and popularity=0, "
             f"got shared={shared} and popularity={popularity}"
         )
-    if reject and not (shared or in_batch) and train.user_counts.max() >= train.num_items:
-        raise ValueError(
-            f"user {int(train.user_counts.argmax())} has every item: no negative is left to draw; "
-            "leave such users out, or let a batch share its negatives"
-        )
+    if reject and not (shared or in_batch):
+        want_negatives(train)
     num_batches = -(-len(train) // batch_size)
     users_a_batch = -(-len(train) // (num_batches * rows_per_user))  # as even as can be
     batch_size = users_a_batch * rows_per_user
