@@ -5,7 +5,8 @@ and each adjustment below gets the same number of points there. The strengths ch
 that is fitted again on all of train, and each test is ranked once.
 
     training      the preset; users not normalised; a ledger that forgets; the ledger read off trained tables
-                  afterwards; the same objective on LightGCN, with the comparison's settings
+                  afterwards; the same objective on LightGCN, with the settings that the comparison chose for it by
+                  natural NDCG on validation
     adjustments   each strength of the gradients' adjustment alone, pairs of them, all; other readings of the ledger
                   (a factor instead of an offset, the ratio of pull and push, a strength for each user); counts
     rules         the best unbiased NDCG@20 on validation; the best that loses at most 10 % of the natural one there
@@ -26,9 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.contest import NDCG, RULES, K
+from experiments import contestants
+from experiments.contest import NDCG, RULES, Contest, K, chosen_plain
 from experiments.contest_tables import spread
-from experiments.contestants import SHARED, Backbone, base
+from experiments.contestants import Backbone
 from experiments.run import RESULTS
 from jaxrec import frozen, models, pipeline
 from jaxrec import select as selection
@@ -50,9 +52,9 @@ COLUMNS = ("data", "training", "adjustment", "rule", "seed", "test", NDCG)
 class Training(NamedTuple):
     """A way to get tables and a ledger."""
 
-    changes: Mapping[str, Any]  # of the preset's settings, or of the comparison's for another backbone
+    changes: Mapping[str, Any]  # of the preset's settings
     afterwards: bool = False  # the ledger is read off the tables that training left
-    backbone: Backbone = "mf"
+    backbone: Backbone = "mf"  # another one than the preset's takes the comparison's choice of settings
 
 
 TRAINING: dict[str, Training] = {
@@ -60,7 +62,7 @@ TRAINING: dict[str, Training] = {
     "users not normalised": Training({"normalize_users": False}),
     "ledger decays by .999 a step": Training({"decay": 0.999}),
     "ledger of frozen tables": Training({}, afterwards=True),
-    "LightGCN": Training({"negatives": SHARED}, backbone="lightgcn"),
+    "LightGCN": Training({}, backbone="lightgcn"),
 }
 PARTS = ("direction", "magnitude", "pull", "push")
 SUBSETS = (*((name,) for name in PARTS), ("direction", "magnitude"), ("pull", "push"), PARTS)
@@ -122,7 +124,7 @@ def trained(
 def measured(data: str, name: str, seed: int) -> Iterator[dict[str, Any]]:
     """The rows of one data set, way of training and seed."""
     how, split = TRAINING[name], registry.load(data).split
-    settings = replace(SOFTMAX_MF if how.backbone == "mf" else base("softmax", how.backbone)[0], **how.changes)
+    settings = replace(_settings(data, how.backbone, split.train), **how.changes)
     carved = splits.carve(split, seed=seed)
     tables, ledger, epochs = trained(how, settings, carved, seed)
     problem = selection.prepare(tables, ledger, carved.train, carved.valid, max_users=8192, seed=seed)
@@ -141,6 +143,15 @@ def measured(data: str, name: str, seed: int) -> Iterator[dict[str, Any]]:
             adjusted = selection.apply(arms[label], chosen, tables, ledger)
             for test, value in _tested(adjusted, split).items():
                 yield start | {"adjustment": label, "rule": rule, "test": test, NDCG: value}
+
+
+def _settings(data: str, backbone: Backbone, train: Interactions) -> Settings:
+    if backbone == "mf":
+        return SOFTMAX_MF
+    contest = Contest(data, backbone)
+    chosen = chosen_plain(RESULTS, contest, "softmax")
+    settings = contestants.tuned("softmax", backbone, train, chosen.options, epochs=contest.epochs)
+    return replace(settings, evaluate_every=contest.evaluate_every, patience=contest.patience)
 
 
 def _tested(tables: Tables, split: Split) -> dict[str, float]:

@@ -36,6 +36,12 @@ EPOCHS = 20
 LIGHTGCN_EPOCHS = {"ml-1m": 5, "gowalla-both": 10}  # 2,200 and 3,900 steps; 20 epochs of Adressa are 1,100
 GROUPS = 5
 READ = ("alignment", "gradient_alignment", "magnitude", "magnitude_per_event", "ratio")
+CLAIMS = {
+    "alignment": "(i)",
+    "gradient_alignment": "(i), of an item's own gradients",
+    "magnitude": "(ii)",
+    "magnitude_per_event": "(ii), by event",
+}
 BASE = Settings(normalize_users=False, reject=True, optimizer="adam", learning_rate=5e-3, l2=1e-4, init_scale=0.1)
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "bpr": {"objective": "bpr"},
@@ -55,7 +61,7 @@ def follow(train: Interactions, settings: Settings, *, epochs: int, every: int) 
     counts, found = train.item_counts, []
 
     def read(row: dict[str, Any], state: Any) -> None:
-        if row["epoch"] % every and row["epoch"] != 1:
+        if row["epoch"] % every and row["epoch"] not in (1, epochs):
             return
         tables = models.embed(model, state.params)
         values = analysis.item_readings(tables, state.ledger)
@@ -83,9 +89,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         last = row["readings"][-1]
         low, high = last["median"]["magnitude"][0], last["median"]["magnitude"][-1]
         cells = [f"{last['spearman'][n]:+.2f}" for n in READ]
-        users = "unit" if row["unit_users"] else "free"
         cells += [f"{high / low if low > 0 else float('inf'):.1f}"]
-        which = (row["data"], row["backbone"], row["objective"], users, str(last["epoch"]))
+        which = (row["data"], row["backbone"], row["objective"], _users(row), str(last["epoch"]))
         lines.append(f"| {' | '.join((*which, *cells))} |")
     return lines
 
@@ -93,17 +98,16 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def words(rows: list[dict[str, Any]]) -> list[str]:
     """What holds and what does not, counted."""
     said = []
-    for name, claim in (("alignment", "(i)"), ("magnitude", "(ii)"), ("magnitude_per_event", "(ii), by event")):
+    for name, claim in CLAIMS.items():
         against = [r for r in rows if r["readings"][-1]["spearman"][name] <= 0]
         said.append(f"- Claim {claim}, `{name}`: positive in {len(rows) - len(against)} of {len(rows)} models.")
         if 0 < len(against) < len(rows):
             few = 2 * len(against) < len(rows)
             named = against if few else [r for r in rows if r["readings"][-1]["spearman"][name] > 0]
-            names = sorted({f"{r['data']} {r['backbone']} {r['objective']}" for r in named})
+            names = sorted(f"{r['data']} {r['backbone']} {r['objective']} {_users(r)}" for r in named)
             said[-1] += (" Not in: " if few else " Only in: ") + ", ".join(names) + "."
         least = min(rows, key=lambda row: row["readings"][-1]["spearman"][name])
-        users = "unit" if least["unit_users"] else "free"
-        where = f"{least['data']} {least['backbone']} {least['objective']}, users {users}"
+        where = f"{least['data']} {least['backbone']} {least['objective']} {_users(least)}"
         said[-1] += f" Least: {least['readings'][-1]['spearman'][name]:+.2f} ({where})."
     for name in ("alignment", "gradient_alignment", "magnitude_per_event"):
         unit, free = (
@@ -185,12 +189,17 @@ def write_page(results: Path) -> None:
     parts = [
         "# The two claims over training",
         "Made by `python -m experiments.claims`, one seed; Spearman's correlation with popularity at the last epoch. "
-        "`experiments/claims.py` says what each reading is, and which models are trained for fewer than 20 epochs.",
+        "`experiments/claims.py` says what each reading is, and which models are trained for fewer than 20 epochs. "
+        "Models are named by data, backbone, objective, and users `unit` (normalised) or `free`.",
         "\n".join(words(rows)),
         "![medians over epochs](claims.svg)",
         "\n".join(table(rows)),
     ]
     (results / "claims.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _users(row: dict[str, Any]) -> str:
+    return "unit" if row["unit_users"] else "free"
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -13,16 +13,18 @@ For each data set, backbone and contestant (`experiments.contestants`):
 3. Each is trained again on all training interactions, with seeds 0, 1, ...; each test is ranked once.
 
     results/rows.csv       data,backbone,method,seed,test,metric,value; `METHOD@loss10` is the second choice
-    results/chosen.jsonl   what was tried and chosen, one line a contestant
+    results/chosen.jsonl   what was tried and chosen, one line a contestant; `tested`: which choice its rows are of
     RUNS/per_user/...      NDCG@20 of each test user, for paired tests; tables keep their means beside rows.csv
 
-A contestant that has a line and rows for each seed is skipped, so the command goes on where it was stopped.
+A contestant that has a line and rows for each seed is skipped, so the command goes on where it was stopped. Rows of a
+choice that is no longer the one (a base was tuned later, and allows less) are dropped and made again.
 """
 
 from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -64,7 +66,7 @@ class Contest:
     methods: tuple[str, ...] = ()  # none: all
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     trials: int = 6
-    points: int = 96  # strengths tried for each adjustment of a base; a quarter of them for a method's own
+    points: int = 96  # strengths tried for each adjustment of a base; a quarter where it has one strength only
     epochs: int = 30
     evaluate_every: int = 5
     patience: int = 3
@@ -83,12 +85,14 @@ class Candidate(NamedTuple):
         return self.metrics[part][NDCG]
 
 
-def run(contest: Contest, results: Path, work: Path) -> None:
-    """Runs one contest: the bases are tuned first, since the second rule asks for their natural NDCG."""
+def run(contest: Contest, results: Path, work: Path, only: tuple[str, ...] = ()) -> None:
+    """Runs one contest, or `only` some methods. The bases of the contest are tuned first in either case, since the
+    second rule asks for their natural NDCG."""
     split = registry.load(contest.data).split
     carved = splits.carve(Split(split.train, {}, {}), seed=0)  # tuning has no tests to look at
-    names = contest.methods or tuple(contestants.names(contest.backbone))
-    bases = [name for name in BASES if name in names]
+    everyone = contest.methods or tuple(contestants.names(contest.backbone))
+    names = only or everyone
+    bases = [name for name in BASES if name in everyone]
     for name in bases + [name for name in names if name not in bases]:
         found = contestants.find(name, contest.backbone)
         known = _known(results, contest, name)
@@ -105,12 +109,13 @@ def run(contest: Contest, results: Path, work: Path) -> None:
     lines = {name: _known(results, contest, name) for name in BASES}  # asked for or not
     pools = {name: of["candidates"][name] for name, of in lines.items() if of}
     reference = best_plain({name: [Candidate(**c) for c in pool] for name, pool in pools.items()})
-    done = _done(results / "rows.csv", contest)
     for name in names:
         begun = time.perf_counter()
-        chosen = _known(results, contest, name) or {}
-        made = _refit(contest, contestants.find(name, contest.backbone), chosen, reference, split, done, results, work)
-        if made:
+        line = _known(results, contest, name) or {}
+        wanted = choices(line, reference)
+        _mark(results, contest, line, wanted)
+        done = _done(results / "rows.csv", contest)
+        if _refit(contest, contestants.find(name, contest.backbone), wanted, split, done, results, work):
             spent = time.perf_counter() - begun
             print(f"{contest.data} {contest.backbone} {name}: tested in {spent:.0f} s", flush=True)
         jax.clear_caches()
@@ -135,6 +140,28 @@ def choose(candidates: Iterable[Candidate], rule: str, reference: float) -> tupl
     if not kept:
         return max(tried, key=lambda c: c.value("natural")), False
     return max(kept, key=lambda c: c.value("unbiased")), True
+
+
+def choices(line: Mapping[str, Any], reference: float) -> dict[str, Candidate]:
+    """What is tested of a line of chosen.jsonl, by label; a plain base by one rule only."""
+    found = {}
+    for name, pool in line["candidates"].items():
+        for rule in LOSSES if name.startswith(f"{FINE_BASE}+") else RULES:
+            if rule == "unbiased" or name not in BASES:
+                found[label_of(name, rule)], _ = choose([Candidate(**c) for c in pool], rule, reference)
+    return found
+
+
+def digest(chosen: Candidate) -> str:
+    """A short name of what a choice is trained and ranked with.
+
+    >>> digest(Candidate({"l2": 0.1}, 5, {}, {})) == digest(Candidate({"l2": 0.1}, 5, {}, {"natural": {NDCG: 0.3}}))
+    True
+    >>> digest(Candidate({"l2": 0.1}, 5, {}, {})) == digest(Candidate({"l2": 0.1}, 10, {}, {}))
+    False
+    """
+    text = json.dumps([chosen.options, chosen.epochs, chosen.strengths], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def front(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -301,22 +328,39 @@ def _try_arms(
     return found
 
 
+def _mark(results: Path, contest: Contest, line: Mapping[str, Any], wanted: Mapping[str, Candidate]) -> None:
+    """Drops rows that were made of another choice, then notes in the line which choices its rows are of."""
+    tested = {label: digest(chosen) for label, chosen in wanted.items()}
+    old = line.get("tested", {})
+    if old == tested:
+        return
+    _drop(results / "rows.csv", contest, {label for label in tested if old.get(label) != tested[label]})
+    _replace(results / "chosen.jsonl", line, {**line, "tested": tested})
+
+
+def _drop(path: Path, contest: Contest, labels: Iterable[str]) -> None:
+    """Takes the rows of these labels out."""
+    if not path.exists():
+        return
+    starts = tuple(f"{contest.data},{contest.backbone},{label}," for label in labels)
+    with path.open("r+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        kept = [line for line in file.read().splitlines() if not line.startswith(starts)]
+        file.seek(0)
+        file.truncate()
+        file.write("".join(f"{line}\n" for line in kept))
+
+
 def _refit(
     contest: Contest,
     who: Contestant,
-    line: Mapping[str, Any],
-    reference: float,
+    wanted: Mapping[str, Candidate],
     split: Split,
     done: set[tuple[str, int]],
     results: Path,
     work: Path,
 ) -> bool:
     """Trains what was chosen on all training interactions, and writes its rows; False where all are there."""
-    wanted: dict[str, Candidate] = {}
-    for name, pool in line["candidates"].items():
-        for rule in LOSSES if name.startswith(f"{FINE_BASE}+") else RULES:
-            if rule == "unbiased" or name not in BASES:
-                wanted[label_of(name, rule)], _ = choose([Candidate(**c) for c in pool], rule, reference)
     made = False
     for seed in contest.seeds:
         left = {label: c for label, c in wanted.items() if (label, seed) not in done}
@@ -423,6 +467,13 @@ def _known(results: Path, contest: Contest, method: str) -> dict[str, Any] | Non
         if (line["data"], line["backbone"], line["method"]) == (contest.data, contest.backbone, method):
             return line
     return None
+
+
+def chosen_plain(results: Path, contest: Contest, name: str) -> Candidate:
+    """What the comparison chose for a plain base. ValueError for one that it has not tuned."""
+    if (line := _known(results, contest, name)) is None:
+        raise ValueError(f"{name} is not tuned on {contest.data}, {contest.backbone}; run the comparison there first")
+    return Candidate(**line["candidates"][name][0])
 
 
 def _short(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Tables of the comparison of methods, from rows.csv, chosen.jsonl and the values by user.
 
     by data and backbone   every method and both rules: mean ± sd over seeds, the best bold, the second best italic
-    paired                 ours against each, NDCG@20 by user (means over seeds), Student's t, Holm over the table
+    paired                 ours against each, NDCG@20 by user (means over seeds), Student's t, Holm over all methods
+                           that are not ours
     trade-off              on validation: hypervolume of each method's front, and its unbiased NDCG at natural losses
 
 "Ours" is the base with one of our arms (`contestants.OURS`) whose chosen candidate has the best unbiased NDCG on
@@ -19,10 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.contest import LOSSES, NDCG, RULES, Candidate, best_plain, choose, label_of
+from experiments.contest import LOSSES, NDCG, RULES, Candidate, best_plain, choices, choose, digest, label_of
 from experiments.contestants import BASES, OURS
 from jaxrec import metrics
 
+USERS = "users"  # beside the labels of values by user, the ids of the users
 TRADED = (0.01, 0.05, 0.1)  # natural losses of the trade-off
 SHOWN = (NDCG, "recall@20", "tail_recall@20", "arp@20", "coverage@20")
 
@@ -30,6 +32,13 @@ SHOWN = (NDCG, "recall@20", "tail_recall@20", "arp@20", "coverage@20")
 def is_ours(name: str) -> bool:
     """Whether a row's name, without a rule, is a base with one of our arms."""
     return "+" in name and name.split("+")[1] in OURS
+
+
+class ByUser(NamedTuple):
+    """NDCG@20 by user, means over seeds."""
+
+    users: dict[str, np.ndarray]  # test -> ids [N]
+    values: dict[str, dict[str, np.ndarray]]  # label -> test -> [N]
 
 
 class Group(NamedTuple):
@@ -48,7 +57,7 @@ class Group(NamedTuple):
         seeds = max(len(values) for tests in self.rows.values() for by in tests.values() for values in by.values())
         return (
             f"{len(self.lines)} contestants; for each at most {trials} settings, and {points} strengths for an "
-            f"adjustment of a base; {seeds} seeds."
+            f"adjustment of a base ({points // 4} where it has one only); {seeds} seeds."
         )
 
     def chosen(self, name: str, rule: str) -> tuple[Candidate, bool]:
@@ -66,7 +75,7 @@ class Group(NamedTuple):
 
 
 def load(results: Path) -> list[Group]:
-    """The groups in the order they were run."""
+    """The groups in the order they were run. ValueError for rows of another choice than the one that is kept."""
     rows: dict[Any, Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(dict))))
     with (results / "rows.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -86,8 +95,22 @@ def load(results: Path) -> list[Group]:
             for label, tests in labels.items()
         }
         own = pools[data, backbone]
-        groups.append(Group(data, backbone, found, own, best_plain(own), lines[data, backbone]))
+        reference = best_plain(own)
+        for line in lines[data, backbone]:
+            _check_choices(line, reference, found)
+        groups.append(Group(data, backbone, found, own, reference, lines[data, backbone]))
     return groups
+
+
+def _check_choices(line: Mapping[str, Any], reference: float, labels: Iterable[str]) -> None:
+    tested = line.get("tested", {})
+    for label, chosen in choices(line, reference).items():
+        if label in labels and tested.get(label) != digest(chosen):
+            raise ValueError(
+                f"{line['data']}, {line['backbone']}: rows of {label} are of another choice than chosen.jsonl's; run "
+                f"`python -m experiments.run methods --only {line['data']} --backbone {line['backbone']} "
+                f"--methods {line['method']}`"
+            )
 
 
 def labels_of(group: Group, rule: str) -> list[str]:
@@ -111,7 +134,7 @@ def group_table(group: Group, rule: str, values: Mapping[str, Mapping[str, np.nd
     main = tests[0]
     ours = label_of(group.ours(rule), rule)
     ranked = sorted(labels, key=lambda label: (not keeps(group, label, rule), -_mean(group, label, main, NDCG)))
-    paired = pairs(values, ours, [label for label in ranked if label != ours], main)
+    paired = pairs(values, ours, [label for label in ranked if not is_ours(label.split("@")[0])], main)
     heads = [f"{test} {metric}" for test in tests for metric in SHOWN]
     lines = ["| method | " + " | ".join(heads) + " | ours − it | p, Holm |", "|---" * (len(heads) + 3) + "|"]
     for label in ranked:
@@ -179,9 +202,11 @@ def hypervolume(front: Iterable[Candidate]) -> float:
     return round(area, 12)
 
 
-def gather(group: Group, results: Path, work: Path | None) -> dict[str, dict[str, np.ndarray]]:
-    """NDCG@20 by user on the first test, means over seeds: label -> test -> [N]. What is in `work` is kept beside
-    rows.csv, next to what earlier runs left there."""
+def gather(group: Group, results: Path, work: Path | None) -> ByUser:
+    """NDCG@20 by user. What is in `work` is kept beside rows.csv, next to what earlier runs left there.
+
+    ValueError where the mean by user is not that of the rows.
+    """
     kept = results / "per_user" / f"{group.data}.{group.backbone}.npz"
     found: dict[str, Any] = {}
     if kept.exists():
@@ -191,19 +216,30 @@ def gather(group: Group, results: Path, work: Path | None) -> dict[str, dict[str
     if folder is not None and folder.is_dir():
         for label, tests in group.rows.items():
             seeds = [np.load(path) for path in sorted(folder.glob(f"{label}.*.npz")) if path.name.count(".") == 2]
-            test = max(tests)  # the unbiased one where there are two, which is what is compared
-            if seeds and len(seeds) == len(tests[test][NDCG]):  # of all seeds
-                found[f"{label}|{test}"] = np.mean([s[test] for s in seeds], axis=0).astype(np.float16)
+            for test in tests:
+                if seeds and len(seeds) == len(tests[test][NDCG]):  # of all seeds
+                    found[f"{label}|{test}"] = np.mean([s[test] for s in seeds], axis=0).astype(np.float16)
+                    found[f"{USERS}|{test}"] = seeds[0][f"{test}.users"]
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(kept, **found)
+    users: dict[str, np.ndarray] = {}
     values: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for key, by_user in found.items():
         label, test = key.split("|")
+        if label == USERS:
+            users[test] = by_user
+            continue
         values[label][test] = by_user.astype(np.float64)
-    return dict(values)
+        apart = abs(float(np.mean(values[label][test])) - _mean(group, label, test, NDCG))
+        if apart > 1e-4:  # what rounding to float16 may do
+            raise ValueError(
+                f"{group.data}, {group.backbone}: {label} is {apart:.4f} apart in {test} NDCG between {kept.name} and "
+                "rows.csv; make the rows again, or give --runs the folder that they were made with"
+            )
+    return ByUser(users, dict(values))
 
 
-def page(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> str:
+def page(groups: list[Group], by_user: list[ByUser]) -> str:
     """The whole page, as Markdown."""
     parts = [
         "# Study: methods",
@@ -212,12 +248,17 @@ def page(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -
         "chosen once). "
         "**Best**, _second best_. † keeps less than 90 % of the best plain base's natural NDCG on validation.",
         "`ours − it` is the difference in NDCG@20 on the first test of the table, paired by user; p by Student's t, "
-        "corrected by Holm's method over the table.",
+        "corrected by Holm's method over all rows that are not ours. It knows of users by chance, not of the choice, "
+        "which was made once.",
+        "Every trial looks for unbiased NDCG, of a plain base for natural; what keeps most of its natural NDCG is then "
+        "taken from the epochs and strengths that were tried on the way. Adjustments of a base are tried where its "
+        "natural NDCG is best, and refined at losses of 5, 10 and 20 %, so that at 10 % they have been looked for, "
+        "where other methods have been found by the way.",
         "## Where ours stands",
         "Ours beside the best of all other methods that keep to the rule, our arms of other bases left out.",
         "\n".join(summary(groups, by_user)),
     ]
-    for group, values in zip(groups, by_user, strict=True):
+    for group, (_, values) in zip(groups, by_user, strict=True):
         parts += [f"## {group.data}, {group.backbone}", group.budget()]
         for rule, loss in RULES.items():
             kind = "chosen by unbiased NDCG" if loss is None else "chosen by unbiased NDCG at 10 % natural loss"
@@ -226,22 +267,19 @@ def page(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -
     return "\n\n".join(parts) + "\n"
 
 
-def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> list[str]:
+def summary(groups: list[Group], by_user: list[ByUser]) -> list[str]:
     """A line for each group and rule: ours, the best other method that keeps to the rule, the difference."""
     lines = ["| data, backbone | rule | test | ours | NDCG@20 | best other | NDCG@20 | difference | p, Holm |"]
     lines.append("|---" * 9 + "|")
-    for group, values in zip(groups, by_user, strict=True):
+    for group, (_, values) in zip(groups, by_user, strict=True):
         for rule in RULES:
             tests = sorted(next(iter(group.rows.values())), reverse=True)
             ours = label_of(group.ours(rule), rule)
-            others = [
-                label
-                for label in labels_of(group, rule)
-                if keeps(group, label, rule) and not is_ours(label.split("@")[0])
-            ]
-            if ours not in group.rows or not others:
+            others = [label for label in labels_of(group, rule) if not is_ours(label.split("@")[0])]
+            keeping = [label for label in others if keeps(group, label, rule)]
+            if ours not in group.rows or not keeping:
                 continue
-            best = max(others, key=lambda label: _mean(group, label, tests[0], NDCG))
+            best = max(keeping, key=lambda label: _mean(group, label, tests[0], NDCG))
             pair = pairs(values, ours, others, tests[0]).get(best)
             shown = ["", ""] if pair is None else [f"{pair[0]:+.4f}", f"{pair[1]:.2g}"]
             cells = [f"{group.data}, {group.backbone}", rule, tests[0], ours.split("@")[0]]
@@ -252,8 +290,13 @@ def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]
 
 
 def spread(values: list[float], digits: int = 4) -> str:
-    """mean ± sd."""
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.{digits}f}"
+    """mean ± sd; one value has no spread.
+
+    >>> spread([0.25, 0.35], 2), spread([0.25], 2)
+    ('0.30 ± 0.07', '0.25')
+    """
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
 def _mean(group: Group, label: str, test: str, metric: str) -> float:

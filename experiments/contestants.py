@@ -81,24 +81,32 @@ TRAINED: dict[str, Space] = {
 
 ON_A_GRAPH = ("dap",)  # methods that are plain BPR on mf
 
-SOLVED: dict[str, tuple[Callable[..., Tables | Scorer], Space]] = {
-    "popular": (lambda train, seed: models.most_popular(train), {}),
-    "ease": (lambda train, seed, **o: models.ease(train, **o), {"l2": Real(10.0, 3000.0, log=True)}),
+SOLVED: dict[str, tuple[Callable[..., Tables | Scorer], Space, Mapping[str, Any]]] = {
+    "popular": (lambda train, seed: models.most_popular(train), {}, {}),
+    "ease": (
+        lambda train, seed, **o: models.ease(train, **o),
+        {"l2": Real(10.0, 3000.0, log=True)},
+        {"l2": 500.0},
+    ),
     "itemknn": (
         lambda train, seed, **o: models.itemknn(train, **o),
         {"neighbours": Options((20, 50, 100, 200)), "shrink": Options((0.0, 1.0, 10.0, 100.0))},
+        {"neighbours": 100, "shrink": 10.0},
     ),
     "graph_filter": (
         lambda train, seed, width=448, **o: models.graph_filter(
             train, width=min(width, train.num_users, train.num_items), seed=seed, **o
         ),
         {"width": Options((32, 64, 128, 256, 448)), "low_pass": Real(0.0, 1.0), "sharpening": Real(0.0, 3.0)},
+        {"width": 448, "low_pass": 0.2, "sharpening": 2.5},
     ),
     "ials": (
         lambda train, seed, **o: models.ials(train, seed=seed, **o),
         {"alpha": Real(0.003, 1.0, log=True), "l2": Real(1e-4, 0.1, log=True)},
+        {"alpha": 0.1, "l2": 3e-3},
     ),
 }
+"""How a solved contestant is made, what is searched of it, and what is tried first: by its source or usually."""
 
 OURS = ("adjusted", "exposure")
 ARMS = (*OURS, "count_control", "tten", "pc", "tde", "ddc")
@@ -122,7 +130,7 @@ def find(name: str, backbone: Backbone) -> Contestant:
         space = ADAM | TRAINED[name]
         return Contestant(name, "trained", space, {n: _within(of, _own(name, n, backbone)) for n, of in space.items()})
     if name in SOLVED:
-        return Contestant(name, "solved", SOLVED[name][1], {})
+        return Contestant(name, "solved", *SOLVED[name][1:])
     raise ValueError(f"no contestant {name!r}; there are {', '.join(names(backbone))}")
 
 
@@ -163,15 +171,21 @@ def make(name: str, backbone: Backbone, train: Interactions, options: Mapping[st
     """The method, assembled for a training set with the options given; `epochs` are those that schedules end at."""
     small = train.num_items < SMALL
     if name in BASES:
-        settings = base(name, backbone)[0]
-        changed = dict(options) | ({"negatives": SHARED} if settings.shared and small else {})
-        settings = presets.override(settings, changed | {"epochs": epochs}, source=name)
-        return plain(presets.build(settings, train))
+        return plain(presets.build(tuned(name, backbone, train, options, epochs=epochs), train))
     if backbone == "two-tower":
         raise ValueError(f"{name} is not made for two towers; there are {', '.join(names(backbone))}")
     shared = baselines.registry.ENTRIES[name].settings
     fewer = {"negatives": SHARED} if shared.shared and small and shared.negatives > SHARED else {}
     return baselines.build(name, train, backbone, **fewer, **options)
+
+
+def tuned(
+    name: str, backbone: Backbone, train: Interactions, options: Mapping[str, Any], *, epochs: int
+) -> Settings:
+    """Settings of a plain model, with what the tuner chose of them, for a training set."""
+    settings = base(name, backbone)[0]
+    fewer = {"negatives": SHARED} if settings.shared and train.num_items < SMALL else {}
+    return presets.override(settings, {**options, **fewer, "epochs": epochs}, source=name)
 
 
 def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: int) -> dict[str, Arm]:

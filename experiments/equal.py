@@ -10,6 +10,14 @@ also taken with the other mixed to keep as much as it does.
 
 The wanted natural NDCG is a share of the best plain base's on the natural test, which base being validation's choice.
 Data sets without a natural test are left out.
+
+λ is an estimate itself, from the same users' natural NDCG, so p takes it in: a user's part in a mixture's unbiased NDCG
+is their own value, and what their natural NDCG does to it through λ (the delta method),
+
+    x_u = U + (n/n_b) 1[u in unbiased] (b_u − U) + (n/n_a) 1[u in natural] (dU/dN) (a_u − w_u),
+
+with b_u and a_u the mixture's values, w_u those of the wanted level, U the mean of b, dU/dN the slope between the two
+parts of the mixture, n users in all, n_b and n_a of them in the tests. Its mean is U, its standard error that of U.
 """
 
 from __future__ import annotations
@@ -21,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.contest import LOSSES, NDCG, label_of
-from experiments.contest_tables import Group, after_holm, is_ours, pairs, spread
+from experiments.contest_tables import ByUser, Group, after_holm, is_ours, pairs, spread
 from experiments.contestants import BASES
 from jaxrec import metrics
 
@@ -35,9 +43,17 @@ class Mixture(NamedTuple):
 
     natural: list[float]  # by seed
     unbiased: list[float]  # by seed
-    by_user: np.ndarray | None  # unbiased, mean over seeds
     parts: tuple[str, str]  # what is mixed, the more natural one first
     share: float  # λ of the second
+    by_user: np.ndarray | None  # x_u of all users, mean over seeds
+    natural_by_user: np.ndarray | None  # a_u of the natural test's
+
+
+class Level(NamedTuple):
+    """A natural NDCG that is to be kept."""
+
+    mean: float
+    by_user: np.ndarray | None  # w_u
 
 
 def applies(group: Group, share: float) -> bool:
@@ -59,13 +75,19 @@ def chain(group: Group, name: str) -> list[str]:
     return [plain(group)] + [label for label in labels if label in group.rows]
 
 
-def mixture(group: Group, values: Mapping[str, Mapping[str, np.ndarray]], name: str, wanted: float) -> Mixture:
+def level(group: Group, by_user: ByUser, share: float) -> Level:
+    """That share of the plain base's natural NDCG."""
+    values = by_user.values.get(plain(group), {}).get(NATURAL)
+    return Level(share * natural(group, plain(group)), None if values is None else share * values)
+
+
+def mixture(group: Group, by_user: ByUser, name: str, wanted: Level) -> Mixture:
     """A method at a natural NDCG of `wanted`, which the plain base keeps at least."""
     labels = chain(group, name)
     for parts in pairwise(labels):
         more, less = (natural(group, label) for label in parts)
-        if more >= wanted >= less and more > less:
-            share = (more - wanted) / (more - less)
+        if more >= wanted.mean >= less and more > less:
+            share = (more - wanted.mean) / (more - less)
             break
     else:
         parts, share = (labels[-1], labels[-1]), 0.0
@@ -75,10 +97,34 @@ def mixture(group: Group, values: Mapping[str, Mapping[str, np.ndarray]], name: 
         found: list[float] = ((1 - share) * first + share * second).tolist()
         return found
 
-    by_user = None
-    if all(label in values for label in parts):
-        by_user = (1 - share) * values[parts[0]][UNBIASED] + share * values[parts[1]][UNBIASED]
-    return Mixture(mixed(NATURAL), mixed(UNBIASED), by_user, parts, share)
+    def values(test: str) -> np.ndarray | None:
+        first, second = (by_user.values.get(label, {}).get(test) for label in parts)
+        return None if first is None or second is None else (1 - share) * first + share * second
+
+    unbiased, kept = values(UNBIASED), values(NATURAL)
+    parted = None
+    if unbiased is not None:
+        apart = natural(group, parts[0]) - natural(group, parts[1])
+        slope = (_unbiased(group, parts[0]) - _unbiased(group, parts[1])) / apart if apart else 0.0
+        off = None if kept is None or wanted.by_user is None or not apart else slope * (kept - wanted.by_user)
+        parted = _parts(by_user.users, unbiased, off)
+    return Mixture(mixed(NATURAL), mixed(UNBIASED), parts, share, parted, kept)
+
+
+def _parts(users: Mapping[str, np.ndarray], unbiased: np.ndarray, off: np.ndarray | None) -> np.ndarray:
+    """x_u from b_u and (dU/dN) (a_u − w_u), over all users of both tests."""
+    everyone = np.union1d(users[UNBIASED], users[NATURAL])
+    found = np.full(len(everyone), unbiased.mean())
+    at = np.searchsorted(everyone, users[UNBIASED])
+    found[at] += len(everyone) / len(at) * (unbiased - unbiased.mean())
+    if off is not None:
+        at = np.searchsorted(everyone, users[NATURAL])
+        found[at] += len(everyone) / len(at) * (off - off.mean())
+    return found
+
+
+def _unbiased(group: Group, label: str) -> float:
+    return float(np.mean(group.rows[label][UNBIASED][NDCG]))
 
 
 def natural(group: Group, label: str) -> float:
@@ -93,19 +139,19 @@ def whole(group: Group) -> list[str]:
 
 
 def compare(
-    group: Group, values: Mapping[str, Mapping[str, np.ndarray]], share: float
+    group: Group, by_user: ByUser, share: float
 ) -> tuple[str, dict[str, Mixture], dict[str, tuple[float, float]]]:
     """Ours, by validation; all mixtures from the best down; difference ours − other and p after Holm."""
-    wanted, ours = share * natural(group, plain(group)), group.ours(SHARES[share])
-    found = {name: mixture(group, values, name, wanted) for name in whole(group)}
+    wanted, ours = level(group, by_user, share), group.ours(SHARES[share])
+    found = {name: mixture(group, by_user, name, wanted) for name in whole(group)}
     ranked = dict(sorted(found.items(), key=lambda one: -float(np.mean(one[1].unbiased))))
-    by_user = {name: {UNBIASED: one.by_user} for name, one in ranked.items() if one.by_user is not None}
+    values = {name: {UNBIASED: one.by_user} for name, one in ranked.items() if one.by_user is not None}
     others = [name for name in ranked if not is_ours(name)]
-    return ours, ranked, pairs(by_user, ours, others, UNBIASED)
+    return ours, ranked, pairs(values, ours, others, UNBIASED)
 
 
 def as_natural(
-    group: Group, values: Mapping[str, Mapping[str, np.ndarray]], ours: str, ranked: Mapping[str, Mixture]
+    group: Group, by_user: ByUser, ours: str, ranked: Mapping[str, Mixture], wanted: Level
 ) -> dict[str, tuple[float, float]]:
     """Difference and p after Holm from each other method, both keeping as much as the one of the two that keeps more.
 
@@ -113,14 +159,16 @@ def as_natural(
     """
     found: dict[str, tuple[float, float]] = {}
     for other in (name for name in ranked if not is_ours(name) and name != plain(group)):
-        level = max(float(np.mean(ranked[name].natural)) for name in (ours, other))
-        mine, theirs = (mixture(group, values, name, level).by_user for name in (ours, other))
+        most = max((ranked[name] for name in (ours, other)), key=lambda one: float(np.mean(one.natural)))
+        kept = float(np.mean(most.natural))
+        at = Level(kept, most.natural_by_user) if kept > wanted.mean + 1e-9 else wanted
+        mine, theirs = (mixture(group, by_user, name, at).by_user for name in (ours, other))
         if mine is not None and theirs is not None:
             found[other] = float(np.mean(mine - theirs)), metrics.paired_test(mine, theirs)
     return after_holm(found)
 
 
-def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> list[str]:
+def summary(groups: list[Group], by_user: list[ByUser]) -> list[str]:
     """A line for each group with both tests and each share: ours, the best other method, the difference, and the
     largest p against any other, which need not be that of the best one; and the least difference by `as_natural`."""
     columns = "data, backbone | natural kept | ours | NDCG@20 unbiased | best other | NDCG@20 unbiased"
@@ -135,14 +183,14 @@ def summary(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]
             cells += [f"{tested[best][0]:+.4f}", f"{tested[best][1]:.2g}"] if best in tested else ["", ""]
             least = max(tested, key=lambda name: tested[name][1], default=best)
             cells.append(f"{tested[least][1]:.2g} ({least})" if least in tested else "")
-            equal = as_natural(group, values, ours, ranked)
+            equal = as_natural(group, values, ours, ranked, level(group, values, share))
             worst = min(equal, key=lambda name: equal[name][0], default=best)
             cells.append(f"{equal[worst][0]:+.4f}, {equal[worst][1]:.2g} ({worst})" if worst in equal else "")
             lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def table(group: Group, values: Mapping[str, Mapping[str, np.ndarray]], share: float) -> list[str]:
+def table(group: Group, values: ByUser, share: float) -> list[str]:
     """Every method of a group at one share, from the best down."""
     ours, ranked, tested = compare(group, values, share)
     lines = ["| method | unbiased ndcg@20 | natural ndcg@20 | mixed of | ours − it | p, Holm |", "|---" * 6 + "|"]
@@ -150,20 +198,23 @@ def table(group: Group, values: Mapping[str, Mapping[str, np.ndarray]], share: f
         shown = f"**{name}** (ours)" if name == ours else name
         rules = [part.partition("@")[2] or ("plain" if part in BASES else "unbiased") for part in one.parts]
         how = rules[0] if not one.share else f"{1 - one.share:.2f} {rules[0]}, {one.share:.2f} {rules[1]}"
-        pair = [f"{tested[name][0]:+.4f}", f"{tested[name][1]:.2g}"] if name in tested else ["", ""]
+        known = "" if one.natural_by_user is not None else " ‡"
+        pair = [f"{tested[name][0]:+.4f}", f"{tested[name][1]:.2g}{known}"] if name in tested else ["", ""]
         lines.append("| " + " | ".join([shown, spread(one.unbiased), spread(one.natural), how, *pair]) + " |")
     return lines
 
 
-def page(groups: list[Group], by_user: list[dict[str, dict[str, np.ndarray]]]) -> str:
+def page(groups: list[Group], by_user: list[ByUser]) -> str:
     """The whole page, as Markdown."""
     parts = [
         "# Methods at equal natural accuracy",
         "Made by `python -m experiments.tables methods` from the same rows as [methods](methods.md); "
         "`experiments/equal.py` says how methods are mixed. NDCG@20 on the tests, mean ± sd over seeds; differences "
-        "are paired by user, p by Student's t, corrected by Holm's method over all other methods. Adjustments of "
+        "are paired by user, p by Student's t, corrected by Holm's method over all other methods. It takes in that "
+        "shares are set on the natural test's users, but for rows with a ‡, whose natural values by user are not "
+        "kept; it does not know of the one choice made on validation. Adjustments of "
         f"softmax have choices for losses of 2, 5, 10 and 20 %, all other methods for 10 % only, so {SHOWN:.0%} is "
-        "where each is what it was tuned for.",
+        "what all have a choice for, if not as many tries at it ([methods](methods.md)).",
         "## Where ours stands",
         "\n".join(summary(groups, by_user)),
     ]

@@ -2,15 +2,16 @@
 
 No test is read. For each data set and seed, validation parts are carved from the training interactions, softmax-mf is
 fitted without them, and the validation users are cut in two. The strengths of each arm are chosen on one half, by both
-rules of the comparison, and measured on the other half; then the other way round. results/halves.csv has the means of
-both ways, results/halves.md the table. What is there is not made again.
+rules of the comparison, and measured on the other half; then the other way round. `ours` is one of our two arms,
+whichever the choosing half prefers, so it has twice the points of the control. results/halves.csv has the means of both
+ways, results/halves.md the table. What is there is not made again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,8 +29,26 @@ from jaxrec.presets import SOFTMAX_MF
 from jaxrec.select import Arm, Problem
 from jaxrec.types import Tables
 
+OURS = ("adjusted", "exposure, pull")
 DATA = ("adressa-macr", "lastfm-both", "ml-100k", "coat")
 COLUMNS = ("data", "seed", "arm", "rule", "unbiased", "natural kept")
+
+
+class Way(NamedTuple):
+    """Strengths chosen on one half: unbiased NDCG there and on the other, and the natural share kept on the other."""
+
+    here: float
+    there: float
+    kept: float
+
+
+def preferred(arms: list[list[Way]]) -> list[Way]:
+    """Of several arms, each way the one that is best on the half that chooses.
+
+    >>> preferred([[Way(0.3, 0.1, 1.0), Way(0.1, 0.2, 1.0)], [Way(0.2, 0.4, 1.0), Way(0.2, 0.1, 1.0)]])
+    [Way(here=0.3, there=0.1, kept=1.0), Way(here=0.2, there=0.1, kept=1.0)]
+    """
+    return [max(ways, key=lambda way: way.here) for ways in zip(*arms, strict=True)]
 
 
 def half(problem: Problem, which: int) -> Problem:
@@ -62,18 +81,21 @@ def measured(data: str, seed: int) -> Iterator[dict[str, Any]]:
     tables, ledger, _ = trained(TRAINING["softmax-mf"], SOFTMAX_MF, carved, seed)
     problem = selection.prepare(tables, ledger, carved.train, carved.valid, seed=seed)
     halves = [half(problem, which) for which in (0, 1)]
+    found: dict[str, dict[str, list[Way]]] = {}  # arm -> rule -> both ways
     for name, arm in compared(tables, ledger, carved.train, seed=seed).items():
-        found: dict[str, list[tuple[float, float]]] = {rule: [] for rule in RULES}
+        found[name] = {rule: [] for rule in RULES}
         for here, there in (halves, halves[::-1]):
             points = selection.frontier(here, arm, budget=2 * POINTS, seed=seed)
             for rule, limit in RULES.items():
-                chosen = selection.select(points, metric=NDCG, max_loss=limit).strengths
-                strengths = np.array([list(chosen.values()), [0.0] * len(chosen)])
+                chosen = selection.select(points, metric=NDCG, max_loss=limit)
+                strengths = np.array([list(chosen.strengths.values()), [0.0] * len(arm.names)])
                 with_it, without = selection.measure_many(there, arm, strengths)
                 kept = with_it["natural"][NDCG] / without["natural"][NDCG]
-                found[rule].append((with_it["unbiased"][NDCG], kept))
-        for rule, values in found.items():
-            unbiased, kept = np.mean(values, axis=0)
+                found[name][rule].append(Way(chosen.metrics["unbiased"][NDCG], with_it["unbiased"][NDCG], kept))
+    found["ours"] = {rule: preferred([found[name][rule] for name in OURS]) for rule in RULES}
+    for name, rules in found.items():
+        for rule, ways in rules.items():
+            _, unbiased, kept = np.mean(ways, axis=0)
             yield {"data": data, "seed": seed, "arm": name, "rule": rule, "unbiased": unbiased, "natural kept": kept}
 
 

@@ -131,8 +131,8 @@ def run(
         if preset is not None and (isinstance(job, Contest) or job.preset != preset):
             continue
         if isinstance(job, Contest):
-            part = replace(job, seeds=job.seeds if seeds is None else seeds, methods=methods or job.methods)
-            contest.run(part, RESULTS, runs / study)
+            part = replace(job, seeds=job.seeds if seeds is None else seeds)
+            contest.run(part, RESULTS, runs / study, methods)
         else:
             _run_job(study, job, runs, seeds)
 

@@ -152,9 +152,41 @@ def test_the_page_ranks_methods_and_tests_differences(small: tuple) -> None:
     again = tables.contest_pages(folder / "results", None)["methods"]  # from the values kept beside the rows
     assert again == text
     (group,) = contest_tables.load(folder / "results")
-    values = contest_tables.gather(group, folder / "results", None)
-    mean = np.mean([v for v in group.rows["macr"]["unbiased"][NDCG]])
-    assert np.mean(values["macr"]["unbiased"]) == pytest.approx(mean, abs=1e-3)  # kept as float16
+    users, values = contest_tables.gather(group, folder / "results", None)
+    for test in ("natural", "unbiased"):
+        mean = np.mean([v for v in group.rows["macr"][test][NDCG]])
+        assert np.mean(values["macr"][test]) == pytest.approx(mean, abs=1e-4)  # kept as float16
+        assert users[test].shape == values["macr"][test].shape
+    group.rows["macr"]["natural"][NDCG] = [0.9, 0.9]
+    with pytest.raises(ValueError, match="apart in natural NDCG between synthetic"):
+        contest_tables.gather(group, folder / "results", None)
+
+
+def test_rows_of_another_choice_are_refused_and_made_again(small: tuple) -> None:
+    job, folder = small
+    path, rows = folder / "results" / "chosen.jsonl", folder / "results" / "rows.csv"
+    before, whole = path.read_text(encoding="utf-8"), rows.read_text(encoding="utf-8")
+    lines = [json.loads(text) for text in before.splitlines()]
+    macr = next(line for line in lines if line["method"] == "macr")
+    macr["tested"]["macr@loss10"] = "another"  # as if rows had been made before a stronger base was tuned
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    rows.write_text(whole.replace(",macr@loss10,0,natural,ndcg@20,0.", ",macr@loss10,0,natural,ndcg@20,0.9"))
+    with pytest.raises(ValueError, match="rows of macr@loss10 are of another choice"):
+        contest_tables.load(folder / "results")
+    contest.run(job, folder / "results", folder / "runs", only=("macr",))
+    assert sorted(rows.read_text(encoding="utf-8").splitlines()) == sorted(whole.splitlines())
+    assert path.read_text(encoding="utf-8") == before
+
+
+def test_bases_are_tuned_first_whatever_is_asked_for(tmp_path: Path) -> None:
+    job = Contest(
+        "synthetic", methods=("bpr", "popular"), seeds=(0,), trials=1, points=4, epochs=1, evaluate_every=1
+    )  # fmt: skip
+    contest.run(job, tmp_path / "results", tmp_path / "runs", only=("popular",))
+    lines = (tmp_path / "results" / "chosen.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["method"] for line in lines] == ["bpr", "popular"]
+    (group,) = contest_tables.load(tmp_path / "results")
+    assert set(group.rows) == {"popular", "popular@loss10"}  # tested is what was asked for
 
 
 def group_of(points: dict[str, tuple[float, float]]) -> contest_tables.Group:
@@ -173,25 +205,29 @@ def test_a_mixture_keeps_the_natural_accuracy_that_is_wanted() -> None:
     group = group_of(points)
     rng = np.random.default_rng(0)
     values = {label: {"unbiased": unbiased + rng.normal(0, 0.01, 50)} for label, (_, unbiased) in points.items()}
+    by_user = contest_tables.ByUser({"natural": np.arange(60), "unbiased": np.arange(50)}, values)
     assert equal.chain(group, "softmax+pc") == ["softmax", "softmax+pc@loss5", "softmax+pc@loss10", "softmax+pc"]
     for wanted, unbiased, parts, share in [
         (0.39, 0.11, ("softmax", "softmax+pc@loss5"), 0.5),
         (0.365, 0.18, ("softmax+pc@loss5", "softmax+pc@loss10"), 0.75),
         (0.345, 0.215, ("softmax+pc@loss10", "softmax+pc"), 0.25),
     ]:
-        found = equal.mixture(group, values, "softmax+pc", wanted)
+        found = equal.mixture(group, by_user, "softmax+pc", equal.Level(wanted, None))
         assert (found.parts, found.share) == (parts, pytest.approx(share))
         assert np.mean(found.natural) == pytest.approx(wanted)
         assert found.unbiased == pytest.approx([unbiased - 0.01, unbiased + 0.01])
         a, b = (values[part]["unbiased"] for part in parts)
-        np.testing.assert_allclose(found.by_user, (1 - share) * a + share * b)
-    least = equal.mixture(group, values, "softmax+pc", 0.2)  # it has nothing that keeps as little
+        assert found.by_user is not None
+        mixed = (1 - share) * a + share * b  # of the first 50 of 60 users
+        np.testing.assert_allclose(found.by_user[:50], mixed.mean() + 1.2 * (mixed - mixed.mean()))
+        np.testing.assert_allclose(found.by_user[50:], mixed.mean())
+    least = equal.mixture(group, by_user, "softmax+pc", equal.Level(0.2, None))  # nothing of it keeps as little
     assert (least.parts, np.mean(least.natural)) == (("softmax+pc", "softmax+pc"), pytest.approx(0.3))
 
 
 def test_who_keeps_less_than_wanted_is_mixed_with_the_plain_base() -> None:
     group = group_of({"softmax": (0.4, 0.1), "macr@loss10": (0.2, 0.3), "macr": (0.1, 0.3)})
-    found = equal.mixture(group, {}, "macr", 0.36)
+    found = equal.mixture(group, contest_tables.ByUser({}, {}), "macr", equal.Level(0.36, None))
     assert (found.parts, found.share) == (("softmax", "macr@loss10"), pytest.approx(0.2))
     assert np.mean(found.unbiased) == pytest.approx(0.14)
     assert found.by_user is None
@@ -202,11 +238,49 @@ def test_two_methods_are_compared_where_both_keep_as_much() -> None:
     group = group_of(points)
     noise = np.random.default_rng(0).normal(0, 0.01, 50)
     values = {label: {"unbiased": unbiased + noise} for label, (_, unbiased) in points.items()}
-    ranked = {name: equal.mixture(group, values, name, 0.32) for name in points}
-    found = equal.as_natural(group, values, "softmax+adjusted", ranked)
+    by_user = contest_tables.ByUser({"natural": np.arange(50), "unbiased": np.arange(50)}, values)
+    wanted = equal.Level(0.32, None)
+    ranked = {name: equal.mixture(group, by_user, name, wanted) for name in points}
+    found = equal.as_natural(group, by_user, "softmax+adjusted", ranked, wanted)
     assert sorted(found) == ["macr", "softmax+pc"]
     assert found["softmax+pc"][0] == pytest.approx(0.12 - 0.13)  # at .38, all that pc can lose
     assert found["macr"][0] == pytest.approx(0.18 - (0.1 + 0.08 * 0.4))  # at .32, as wanted
+
+
+def test_the_error_of_a_difference_is_that_of_shares_set_anew() -> None:
+    rng = np.random.default_rng(0)
+    users = {"natural": np.arange(0, 400), "unbiased": np.arange(100, 420)}
+    level = {"softmax": (0.4, 0.1), "softmax+adjusted": (0.25, 0.2), "macr": (0.3, 0.13)}
+    taste = rng.normal(0, 0.2, 420)  # users differ, in both tests alike
+    values = {
+        label: {t: m + (taste + rng.normal(0, 0.1, 420))[users[t]] for t, m in zip(users, means, strict=True)}
+        for label, means in level.items()
+    }
+
+    def difference(weight: np.ndarray) -> float:
+        mean = {
+            label: {t: float(np.average(v, weights=weight[users[t]])) for t, v in tests.items()}
+            for label, tests in values.items()
+        }
+        plain, found = mean["softmax"], []
+        for label in ("softmax+adjusted", "macr"):
+            share = 0.1 * plain["natural"] / (plain["natural"] - mean[label]["natural"])
+            found.append(plain["unbiased"] + share * (mean[label]["unbiased"] - plain["unbiased"]))
+        return found[0] - found[1]
+
+    drawn = [difference(np.bincount(rng.integers(0, 420, 420), minlength=420).astype(float)) for _ in range(2000)]
+    points = {k: (float(np.mean(v["natural"])), float(np.mean(v["unbiased"]))) for k, v in values.items()}
+    group, by_user = group_of(points), contest_tables.ByUser(users, values)
+    wanted = equal.level(group, by_user, 0.9)
+    one, other = (equal.mixture(group, by_user, n, wanted) for n in ("softmax+adjusted", "macr"))
+    assert one.by_user is not None
+    assert other.by_user is not None
+    apart = one.by_user - other.by_user
+    assert np.mean(apart) == pytest.approx(difference(np.ones(420)))
+    assert np.std(apart, ddof=1) / np.sqrt(420) == pytest.approx(np.std(drawn), rel=0.1)
+    loose = contest_tables.ByUser(users, {k: {"unbiased": v["unbiased"]} for k, v in values.items()})
+    known = [equal.mixture(group, loose, n, wanted).by_user for n in ("softmax+adjusted", "macr")]
+    assert np.std(known[0] - known[1]) < 0.95 * np.std(apart)  # what taking the shares as known leaves out
 
 
 def test_a_method_without_all_its_seeds_takes_no_part_at_equal_accuracy() -> None:

@@ -50,5 +50,8 @@ def _quadratic(user: Array, gram: Array) -> Array:
 
 
 def arm(counts: Array | np.ndarray) -> Arm:
-    """The strengths α in [0, 2] and β in [0, 1], to be tuned like the library's own."""
-    return Arm(("alpha", "beta"), (0, 0), (2.0, 1.0), lambda s: adjustment(s[0], counts, beta=s[1]))
+    """The strengths `mix` and β in [0, 1], to be tuned like the library's own.
+
+    `mix` is the share of C in (1 − mix) s + mix C ‖s‖/‖C‖, which ranks as α = mix/(1 − mix) does; up to .99.
+    """
+    return Arm(("mix", "beta"), (0, 0), (0.99, 1.0), lambda s: adjustment(s[0] / (1.0 - s[0]), counts, beta=s[1]))
