@@ -86,10 +86,17 @@ _spread.defvjp(lambda rows, times: (_spread(rows, times), None), lambda times, _
 def _by_score(objective: Objective, positive: Array, negative: Array, batch: Batch) -> tuple[Array, ScoreGradients]:
     def total(positive_scores: Array, negative_scores: Array) -> tuple[Array, Array]:
         loss = objective(positive_scores, negative_scores, where=batch.where, log_q=batch.log_q)
-        return jnp.sum(loss), loss
+        return _total(loss, len(positive)), loss
 
     gradients, loss = jax.grad(total, argnums=(0, 1), has_aux=True)(positive, negative)
     return loss, ScoreGradients(*gradients)
+
+
+def _total(loss: Array, rows: int) -> Array:
+    """The sum of a loss per row [B]; ValueError for another shape, whose gradients would be of another scale."""
+    if loss.shape != (rows,):
+        raise ValueError(f"an objective returns a loss per row, [{rows}], got shape {list(loss.shape)}; the step sums")
+    return jnp.sum(loss)
 
 
 def row_gradients(user: Array, positive: Array, negative: Array, g: ScoreGradients) -> RowGradients:
@@ -198,7 +205,7 @@ def row_objective_gradients(
 
     def total(rows: ScoredRows) -> tuple[Array, Array]:
         loss = objective(rows, batch, epoch)
-        return jnp.sum(loss), loss
+        return _total(loss, len(positive)), loss
 
     gradients, loss = jax.grad(total, has_aux=True)(ScoredRows(user, user, positive, negative))
     return loss, RowGradients(*gradients)

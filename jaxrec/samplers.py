@@ -26,7 +26,8 @@ MAX_BITS = 2**30  # bytes of the table that rejected negatives are looked up in
 class Sampler(NamedTuple):
     """`draw(data, epoch_key, step) -> Batch`; an epoch is steps 0 .. num_batches - 1.
 
-    With `by_epoch` what is drawn changes with the epoch, and `draw` takes its number as `epoch` [] int32, too.
+    With `by_epoch` what is drawn changes with the epoch, and `draw` takes its number as `epoch` [] int32, too. `rows`
+    are the U and I that ids are below, where they are known.
     """
 
     data: Any
@@ -34,6 +35,7 @@ class Sampler(NamedTuple):
     num_batches: int
     batch_size: int
     by_epoch: bool = False
+    rows: tuple[int, int] | None = None
 
 
 def permuted(key: Array, positions: Array, size: int) -> Array:
@@ -335,4 +337,4 @@ def sampler(
             log_q = jnp.full(num_negatives, np.log(num_negatives / train.num_items), jnp.float32)
         return Batch(users, items, negatives, suits(data, by_row, items, negatives), log_q)
 
-    return Sampler(data, draw, num_batches, batch_size)
+    return Sampler(data, draw, num_batches, batch_size, rows=(train.num_users, train.num_items))

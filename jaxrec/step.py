@@ -62,10 +62,14 @@ class Info(NamedTuple):
 
 
 class Step(NamedTuple):
-    """`init(key) -> TrainState` and `update(state, batch) -> (TrainState, Info)`, both pure."""
+    """`init(key) -> TrainState` and `update(state, batch) -> (TrainState, Info)`, both pure.
+
+    `rows` are the model's U and I, where they are known: a sampler of more is refused.
+    """
 
     init: Callable[[Array], TrainState]
     update: Callable[[TrainState, Batch], tuple[TrainState, Info]]
+    rows: tuple[int, int] | None = None
 
 
 class Observation(NamedTuple):
@@ -186,10 +190,13 @@ def _make(
     """What both kinds of steps share: the way to the scored rows and back."""
     if isinstance(optimizer, RowOptimizer) and not model.tables_are_params:
         raise ValueError("a row-sparse optimiser wants a model whose tables are its parameters; use an optax one")
+    if isinstance(optimizer, RowOptimizer) and l2 and model.penalized is not None:
+        raise ValueError("a row-sparse optimiser penalises raw rows, not `penalized`; use an optax one, or l2=0")
 
     def init(key: Array) -> TrainState:
         init_key, state_key = jax.random.split(key)
         params = model.init(init_key)
+        _check_sizes(model, params)
 
         @jax.jit  # one small program instead of one for each array
         def rest(params: Params) -> tuple[Any, Any, ledgers.GradientLedger | None, Array]:
@@ -240,7 +247,20 @@ def _make(
         info = Info(mean_loss, jnp.mean(at.pull), jnp.isfinite(mean_loss))
         return state._replace(params=params, optimizer=opt_state, transform=at.transform, ledger=at.ledger), info
 
-    return Step(init, update)
+    return Step(init, update, (model.num_users, model.num_items))
+
+
+def _check_sizes(model: Model, params: Params) -> None:
+    """ValueError where the tables are not of the sizes that the model says: gathers would clamp ids in silence."""
+    user, item = jax.eval_shape(model.tables, params)
+    scored = jax.eval_shape(model.user_head, user), jax.eval_shape(model.item_head, item)
+    got = (len(user), len(item), *(rows.shape[-1] for rows in scored))
+    wanted = (model.num_users, model.num_items, model.width, model.width)
+    if got != wanted:
+        raise ValueError(
+            f"the model says num_users, num_items, width = {wanted[:3]}, but its tables have {got[0]} and {got[1]} "
+            f"rows, and its heads give {got[2]} and {got[3]} columns; make them agree"
+        )
 
 
 def _take(tables: tuple[Array, Array], batch: Batch) -> tuple[Array, Array, Array]:

@@ -39,7 +39,16 @@ class DivergenceError(RuntimeError):
 
 
 def make_epoch(step: Step, sampler: Sampler) -> Epoch:
-    """Compiles a whole epoch, `state -> (state, Info [S])`; the state passed in is donated, so never use it again."""
+    """Compiles a whole epoch, `state -> (state, Info [S])`; the state passed in is donated, so never use it again.
+
+    ValueError for a sampler of more users or items than the model has.
+    """
+    drawn, there = sampler.rows, step.rows
+    if drawn is not None and there is not None and (drawn[0] > there[0] or drawn[1] > there[1]):
+        raise ValueError(
+            f"the sampler draws from {drawn[0]} users and {drawn[1]} items, the model has {there[0]} and {there[1]}; "
+            "make both of the same interactions"
+        )
 
     def run(state: TrainState, data: Any) -> tuple[TrainState, Info]:
         key = jax.random.fold_in(state.key, state.epoch)
@@ -106,7 +115,8 @@ def fit(
 
     evaluate: state -> metrics, called every `evaluate_every` epochs and after the last; added to the history.
     monitor, patience: the metric that chooses the best state; stop after `patience` evaluations without a better one.
-    on_epoch: called with each history row (epoch, loss, pull, seconds, metrics) and the state.
+    on_epoch: called with each history row (epoch, loss, pull, seconds, metrics) and the state, whose memory the next
+        epoch takes: copy what is to be kept, `jax.tree.map(jnp.copy, state)`.
     checkpoint: folder for checkpoints, one every `checkpoint_every` epochs and at a signal; `resume` goes on from the
         newest good one with the same bits as if never interrupted; `meta` must be the same as when it was saved.
 

@@ -221,3 +221,37 @@ def test_rows_that_share_a_user_make_the_step_of_as_many_rows_with_the_user_each
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(info.loss, plain.loss, rtol=1e-6)
     assert float(found.ledger.users.pull.events.sum()) == B
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_a_loss_that_is_none_per_row_is_refused(network: bool) -> None:
+    model = MODELS["mf"]
+    if network:
+        model = model._replace(tables_are_params=False, score=lambda params, u, v: jnp.sum(u * v, axis=-1))
+    for wrong, shape in ((jnp.mean, r"\[\]"), (lambda x: x, rf"\[{B}, {K}\]")):
+
+        def objective(positive, negative, *, where=None, log_q=None, wrong=wrong):
+            return wrong(jax.nn.softplus(negative - positive[:, None]))
+
+        step = make_step(model, objective, optax.sgd(0.1))
+        with pytest.raises(ValueError, match=rf"a loss per row, \[{B}\], got shape {shape}; the step sums"):
+            step.update(step.init(jax.random.key(0)), batch_of(False))
+    rows = make_row_step(MODELS["mf"], lambda rows, batch, epoch: jnp.sum(rows.positive), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="a loss per row"):
+        rows.update(rows.init(jax.random.key(0)), batch_of(False))
+
+
+def test_sizes_that_the_tables_do_not_have_are_refused() -> None:
+    model = MODELS["biased"]
+    for wrong in ({"num_users": USERS + 1}, {"num_items": ITEMS - 1}, {"width": D}):
+        step = make_step(model._replace(**wrong), objectives.bpr(), optax.sgd(0.1))
+        with pytest.raises(ValueError, match=f"its tables have {USERS} and {ITEMS} rows"):
+            step.init(jax.random.key(0))
+
+
+def test_a_row_sparse_optimiser_refuses_to_leave_a_penalty_out() -> None:
+    model = MODELS["mf"]._replace(penalized=lambda params: (params["user"][:, :1], params["item"][:, :1]))
+    with pytest.raises(ValueError, match="penalises raw rows"):
+        make_step(model, objectives.bpr(), optim.row_sgd(0.1), l2=1.0)
+    make_step(model, objectives.bpr(), optax.sgd(0.1), l2=1.0)
+    make_step(model, objectives.bpr(), optim.row_sgd(0.1))

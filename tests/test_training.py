@@ -309,3 +309,14 @@ def test_transforms_are_their_formulas() -> None:
 def test_propensities_must_be_probabilities() -> None:
     with pytest.raises(ValueError, match=r"must be in \(0, 1\]"):
         training.propensity_weights(np.array([0.0, 1.0]))
+
+
+def test_a_sampler_of_more_than_the_model_has_is_refused() -> None:
+    whole = random_interactions(users=30, items=20)
+    sampler = samplers.sampler(whole, batch_size=8)
+    for users, items in ((29, 20), (30, 19)):
+        step = make_step(models.mf(users, items, 4), objectives.bpr(), optim.row_sgd(0.1))
+        with pytest.raises(ValueError, match=r"draws from 30 users and 20 items, the model has"):
+            fit(step, sampler, epochs=1, key=jax.random.key(0))
+    larger = make_step(models.mf(40, 20, 4), objectives.bpr(), optim.row_sgd(0.1))
+    assert fit(larger, sampler, epochs=1, key=jax.random.key(0)).best_epoch == 1

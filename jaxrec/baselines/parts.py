@@ -29,7 +29,7 @@ def make_batch_step(model: Model, objective: Callable[[Batch], Objective], optim
         return make_step(model, objective(batch), optimizer, **options).update(state, batch)
 
     # What a step starts from does not depend on its loss.
-    return Step(make_step(model, _never, optimizer, **options).init, update)
+    return make_step(model, _never, optimizer, **options)._replace(update=update)
 
 
 def _never(*scores: Any, **options: Any) -> Any:

@@ -95,4 +95,4 @@ def around(
         _, chosen, known = jax.lax.while_loop(lambda c: (c[0] < MAX_REDRAWS) & jnp.any(c[2]), again, begun)
         return Batch(batch.users, batch.positives, chosen, ~known)
 
-    return Sampler(data, draw, base.num_batches, base.batch_size, by_epoch=True)
+    return base._replace(data=data, draw=draw, by_epoch=True)
