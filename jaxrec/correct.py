@@ -214,6 +214,51 @@ def correct(
     return frozen.scale_users(selection.apply(found, strengths, base, ledger), scale)
 
 
+def for_new_users(
+    tables: Tables,
+    ledger: GradientLedger,
+    interactions: Interactions,
+    histories: Interactions,
+    strengths: Mapping[str, float],
+    *,
+    how: serve.FoldIn | None = None,
+    family: selection.Family = "gradients",
+    seed: int = 0,
+) -> Tables:
+    """Corrected tables of users that the model never saw, [N, D'], from their `histories` (of the model's items).
+
+    tables, ledger, interactions: of the model as it was trained (`Adjusted.plain`, `Adjusted.ledger`), not corrected:
+        what a correction adds to the tables is nothing that a history speaks of. Users are folded in against them and
+        corrected as the others are, with the gradients that their histories have.
+    how: what `serve.calibrate_fold_in` finds, which is asked if none is given.
+    """
+    known = without_folded(tables, ledger.items.pull.vector.shape[1])
+    how = serve.calibrate_fold_in(known, interactions) if how is None else how
+    more, joined = serve.with_new_users(known, ledger, histories, how=how)
+    everybody = Interactions(
+        np.concatenate([interactions.users, histories.users + interactions.num_users]),
+        np.concatenate([interactions.items, histories.items]),
+        interactions.num_users + histories.num_users,
+        interactions.num_items,
+    )
+    found = correct(more, joined, everybody, strengths, family=family, seed=seed)
+    return found._replace(user=found.user[interactions.num_users :])
+
+
+def without_folded(tables: Tables, width: int) -> Tables:
+    """Tables of their ledger's `width`, without a column of users' own biases; a user column of ones is an item bias.
+
+    >>> tables = fold_bias(Tables(jnp.zeros((1, 2)), jnp.ones((3, 2)), jnp.arange(3.0)))
+    >>> found = without_folded(tables, 3)
+    >>> found.user.shape, found.item.shape, found.item_bias.tolist()
+    ((1, 2), (3, 2), [0.0, 1.0, 2.0])
+    """
+    user, item = tables.user[:, :width], tables.item[:, :width]
+    if bool((user[:, -1] == 1).all()):
+        return tables._replace(user=user[:, :-1], item=item[:, :-1], item_bias=item[:, -1])
+    return tables._replace(user=user, item=item)
+
+
 def uniform_part(data: Interactions, per_item: int | None = None, *, seed: int = 0) -> Interactions:
     """At most `per_item` pairs of each item, at random: as near to uniform over items as natural pairs allow.
 

@@ -48,7 +48,7 @@ def fold_in(
     cosine: the mean of the history's unit vectors, of length 1.
 
     `calibrate_fold_in` finds the ridge and the weight that give known users their own rows back. An empty history gives
-    a zero row (without a bias).
+    a zero row (without a bias). Item rows are the model's own: for corrected ones see `correct.for_new_users`.
 
     >>> (2 * fold_in(jnp.eye(3), [[0, 1], []], score="cosine") ** 2).round().tolist()
     [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]

@@ -203,6 +203,15 @@ def test_offsets_add_up_over_a_chain(tables: Tables, ledger: ledgers.GradientLed
     np.testing.assert_allclose(score_matrix(found), wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_an_offset_of_ones_own_leaves_earlier_ones_in_place(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    first, second, by_user = (jax.random.normal(jax.random.key(n), (size,)) for n, size in ((1, N), (2, N), (3, U)))
+    for scale in (None, by_user):
+        found = adj.add_offset(adj.add_offset(tables, first, scale), second, by_user)
+        factor = 1.0 if scale is None else np.asarray(scale)[:, None]
+        wanted = score_matrix(tables) + factor * np.asarray(first) + np.outer(by_user, second)
+        np.testing.assert_allclose(score_matrix(found), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_tten_of_one_makes_unit_items(tables: Tables, ledger: ledgers.GradientLedger) -> None:
     found = adj.tten(1.0)(tables._replace(item=tables.item.at[0].set(0.0), item_bias=None), ledger)
     np.testing.assert_allclose(jnp.linalg.norm(found.item, axis=1), [0.0] + [1.0] * (N - 1), rtol=1e-5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import random_interactions
 
-from jaxrec import cli, data, rank, serve
+from jaxrec import cli, correct, data, frozen, models, rank, serve
 from jaxrec.commands.recommend import _rows_of
 from jaxrec.data import DataError, Interactions
 from jaxrec.transforms.adjustment import fold_bias
@@ -257,3 +257,26 @@ def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: p
     (run / "allow.txt").write_text("i1\nx\n")
     assert cli.main(["recommend", str(run / "run"), *filters, "--out", str(run / "s.csv")]) == 1
     assert "allow.txt:2: item 'x' is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_new_users_are_corrected_as_the_others_are(biased: bool) -> None:
+    train = data.synthetic(seed=0).split.train
+    tables = models.spectral(train, width=16)
+    if biased:
+        bias = 0.1 * jnp.std(tables.user @ tables.item.T) * jnp.log1p(jnp.asarray(train.item_counts, jnp.float32))
+        tables = fold_bias(tables._replace(item_bias=bias))
+    ledger = frozen.observe(tables, train)
+    corrected = correct.correct(tables, ledger, train, {"magnitude": 1.0})
+    again = train.select(train.users < 200)  # known users, as if they were new
+    again = Interactions(again.users, again.items, 200, train.num_items)
+    new = correct.for_new_users(tables, ledger, train, again, {"magnitude": 1.0})
+
+    def popularity(found: Tables) -> float:
+        return float(np.mean(train.item_counts[rank.top_k(found, np.arange(200), None, k=20).items]))
+
+    plain, wanted, got = (popularity(found) for found in (tables, corrected, new))
+    assert wanted < plain / 2  # the correction does something
+    assert abs(got - wanted) < (plain - wanted) / 4
+    pairs = zip(score_matrix(corrected)[:200], score_matrix(new), strict=True)
+    assert np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs]) > 0.8

@@ -77,9 +77,7 @@ def lift_pushed(strength: adj.Strength) -> adj.Adjustment:
 
     def apply(tables: Tables, ledger: ledgers.GradientLedger) -> Tables:
         gap = jnp.log(ledgers.magnitude(ledger.items, "push") + 1) - jnp.log(ledgers.magnitude(ledger.items) + 1)
-        offset = strength * jnp.maximum(gap, 0.0)
-        bias = jnp.zeros_like(offset) if tables.item_bias is None else tables.item_bias
-        return tables._replace(item_bias=bias + offset)
+        return adj.add_offset(tables, strength * jnp.maximum(gap, 0.0))  # beside a bias that the tables may have
 
     return apply
 

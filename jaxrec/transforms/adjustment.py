@@ -202,7 +202,7 @@ def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
 
 
 def log_relative(g: Array) -> Array:
-    """log g_i − mean log g over the items that have any; an item without gets the smallest value of the others."""
+    """log g_i − mean log g; an item without any g counts as the smallest of the others."""
     seen = g > 0
     logs = jnp.log(jnp.where(seen, g, 1.0))
     smallest = jnp.min(jnp.where(seen, logs, jnp.inf))
@@ -216,13 +216,20 @@ def _scaled(tables: Tables, g: Array, power: Strength) -> Tables:
     return tables._replace(item=tables.item * scale[:, None], item_bias=bias)
 
 
-def _offset(tables: Tables, g: Array, strength: Strength, personal_scale: Array | None) -> Tables:
-    bias = -strength * log_relative(g)
-    if tables.item_bias is not None and (tables.bias_strength is not None or personal_scale is not None):
+def add_offset(tables: Tables, offset: Array, by_user: Array | None = None) -> Tables:
+    """s_ui + κ_u o_i for offsets [I] and κ = `by_user` [U] (1 if None); what an adjustment of one's own may be made of.
+
+    A bias that the tables have stays: the two are added up, or the older one is folded in where κ belongs to one only.
+
+    >>> tables = Tables(jnp.zeros((2, 1)), jnp.zeros((2, 1)), item_bias=jnp.array([1.0, 0.0]))
+    >>> fold_bias(add_offset(tables, jnp.array([0.0, 3.0]), jnp.array([1.0, 2.0]))).user.tolist()
+    [[0.0, 1.0, 1.0], [0.0, 1.0, 2.0]]
+    """
+    if tables.item_bias is not None and (tables.bias_strength is not None or by_user is not None):
         tables = fold_bias(tables)
     if tables.item_bias is not None:
-        return tables._replace(item_bias=tables.item_bias + bias)
-    return tables._replace(item_bias=bias, bias_strength=personal_scale)
+        return tables._replace(item_bias=tables.item_bias + offset)
+    return tables._replace(item_bias=offset, bias_strength=by_user)
 
 
 Measure = Literal["size", "push", "vector", "ratio"]
@@ -255,7 +262,7 @@ def offset_by_gradient(
         scale = None
         if not is_zero(spread):
             scale = personal(1.0, spread, mainstream(ledger) if z is None else z)
-        return _offset(tables, ledgers.magnitude(ledger.items, by), strength, scale)
+        return add_offset(tables, -strength * log_relative(ledgers.magnitude(ledger.items, by)), scale)
 
     return apply
 
@@ -271,7 +278,7 @@ def offset_by_count(strength: Strength, counts: Array) -> Adjustment:
     """The additive control: s_ui ← s_ui − κ (log n_i − mean log n), from raw training counts [I]."""
     if is_zero(strength):
         return identity()
-    return lambda tables, ledger: _offset(tables, jnp.asarray(counts, jnp.float32), strength, None)
+    return lambda tables, ledger: add_offset(tables, -strength * log_relative(jnp.asarray(counts, jnp.float32)))
 
 
 def tten(power: Strength = 1.0) -> Adjustment:
@@ -291,12 +298,12 @@ def tten(power: Strength = 1.0) -> Adjustment:
 
 
 def unit_rows(side: Literal["user", "item", "both"]) -> Adjustment:
-    """Rows divided by their norms; zero rows stay zero."""
+    """Rows divided by their norms; zero rows stay zero. A bias that is not folded in is no part of a row."""
     return _by_side(side, unit)
 
 
 def center(side: Literal["user", "item", "both"]) -> Adjustment:
-    """Rows less the mean row of their side."""
+    """Rows less the mean row of their side. A bias that is folded in is a column like the others."""
     return _by_side(side, lambda rows: rows - jnp.mean(rows, axis=0, keepdims=True))
 
 
