@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.metrics import ndcg_score
 
 from jaxrec import metrics, rank
-from jaxrec.data import Interactions, splits
+from jaxrec.data import Interactions, from_pairs, splits
 from jaxrec.metrics import popularity as pop
 from jaxrec.types import Tables
 
@@ -249,6 +249,15 @@ def test_a_popularity_oracle_has_the_largest_bias_and_a_perfect_one_full_recall(
 def test_cut_offs_are_checked(case: tuple, ks: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         metrics.evaluate(*case, ks=ks)
+
+
+def test_a_test_of_other_ids_than_train_is_refused() -> None:
+    train, test = (from_pairs([*users, users[0]], [0, 1, 2, 1]) for users in ("abc", "acd"))
+    tables = Tables(jnp.eye(3), jnp.eye(3))
+    with pytest.raises(ValueError, match=r"the same ids in the same rows.*data\.reindex"):
+        metrics.evaluate(rank.top_k(tables, None, train, k=1), test, train, ks=(1,))
+    with pytest.raises(ValueError, match=r"the same ids in the same rows.*data\.reindex"):
+        metrics.rank_correlations(tables, test, train)
 
 
 def test_users_without_test_items_are_left_out(case: tuple) -> None:

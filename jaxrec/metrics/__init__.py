@@ -62,7 +62,7 @@ def evaluate(
     out. `propensities` [I] in (0, 1] add recall_ips and ndcg_snips. Metrics count only users with test items.
 
     Raises:
-        ValueError: no ranked user has test items, a cut-off outside 1..k, parts of different catalogues,
+        ValueError: no ranked user has test items, a cut-off outside 1..k, parts of different ids,
             a user ranked twice, propensities outside (0, 1].
     """
     _check(ranking, test, train, ks, propensities)
@@ -103,9 +103,7 @@ def _check(
     for k in ks:
         if not 1 <= k <= width:
             raise ValueError(f"cut-offs must be between 1 and the {width} ranked items, got {k}; rank with k={k}")
-    sizes = (test.num_users, test.num_items), (train.num_users, train.num_items)
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"test and train must be parts of one split, got (users, items) {sizes[0]} and {sizes[1]}")
+    pop.want_one_space(test, train)
     if len(ranking.users) and (ranking.users.max() >= test.num_users or ranking.items.max() >= test.num_items):
         raise ValueError("the ranking holds users or items unknown to the test; rank tables of the same split")
     if len(np.unique(ranking.users)) != len(ranking.users):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxrec.data.interactions import same_space
 from jaxrec.rank import TopK, positions
 
 if TYPE_CHECKING:
@@ -157,6 +158,15 @@ def segment_spearman(a: np.ndarray, b: np.ndarray, segments: np.ndarray, size: i
     return np.where(defined, products / np.sqrt(np.where(defined, xx * yy, 1.0)), np.nan)
 
 
+def want_one_space(test: Interactions, train: Interactions) -> None:
+    """ValueError where a row means another user or item in test than in train."""
+    if not same_space(test, train):
+        raise ValueError(
+            f"test and train must be parts of one split, with the same ids in the same rows, got {test!r} and "
+            f"{train!r}; `data.reindex(test, train.user_ids, train.item_ids)` brings a test over"
+        )
+
+
 def rank_correlations(
     tables: Tables,
     test: Interactions,
@@ -170,7 +180,10 @@ def rank_correlations(
     pru = −mean_u Spearman(n_i, rank_u(i)) over the test items of u; pri = −Spearman(n_i, mean rank of i over the users
     who like it). Positive: popular items rank higher even among liked ones. Users whose items or ranks are all
     alike have no correlation and are left out; 0 where nothing has one. `exclude` is `train` unless given.
+
+    Raises ValueError where test and train are parts of different ids.
     """
+    want_one_space(test, train)
     ranks = positions(tables, test.users, test.items, train if exclude is None else exclude, block=block)
     ranks, popularity = ranks.astype(np.float64), train.item_counts[test.items]
     by_user = segment_spearman(popularity, ranks, test.users, test.num_users)
