@@ -95,6 +95,17 @@ def test_interactions_can_not_be_written_to(interactions: Interactions) -> None:
         interactions.users[0] = 1
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_scipy_matrix_is_the_callers_own(ordered: bool) -> None:
+    data = Interactions(*([0, 1, 1], [2, 0, 1]) if ordered else ([1, 1, 0], [1, 0, 2]), 2, 3)
+    matrix = data.to_scipy()
+    for array in (matrix.data, matrix.indices, matrix.indptr):
+        assert array.flags.writeable  # Cython buffers, such as implicit's, want that
+        array[:] = 0
+    assert data.to_scipy().toarray().tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert [part.tolist() for part in data.csr()] == [[0, 1, 3], [2, 0, 1]]
+
+
 @given(st.integers(0, 200), st.integers(1, 4))
 def test_k_core_is_the_largest_part_of_its_kind(seed: int, k: int) -> None:
     data = random_interactions(seed, density=0.15)

@@ -20,7 +20,7 @@ def matrix(train: Interactions) -> Any:
     """The interactions as the CSR matrix that implicit reads."""
     from scipy.sparse import csr_matrix
 
-    return csr_matrix(train.to_scipy(), copy=True)  # ours are read-only, which its buffers refuse
+    return csr_matrix(train.to_scipy())
 
 
 def bpr(options: dict[str, Any]) -> Run:

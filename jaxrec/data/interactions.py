@@ -111,12 +111,12 @@ class Interactions:
         return self._csr
 
     def to_scipy(self) -> Any:
-        """The pairs as `scipy.sparse.csr_array` [U, I] of ones, float32."""
+        """The pairs as `scipy.sparse.csr_array` [U, I] of ones, float32; its arrays are its own, and writable."""
         from scipy.sparse import csr_array
 
         indptr, items = self.csr()
         ones, shape = np.ones(len(items), np.float32), (self.num_users, self.num_items)
-        return csr_array((ones, items, indptr), shape=shape)
+        return csr_array((ones, items, indptr), shape=shape, copy=True)
 
     def select(self, where: np.ndarray) -> Interactions:
         """Some of the pairs, by a mask [E] bool or an index without repeats, in the same id space.
