@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec import analysis, explore, metrics, models, rank, runs, samplers
+from jaxrec import analysis, checkpoint, explore, metrics, models, rank, runs, samplers
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.data import registry, splits
@@ -117,12 +117,13 @@ def train(
     from its last checkpoint. `trackers` get every epoch's row beside `history.jsonl`, and are closed at the end.
 
     Raises ValueError for a backbone without tables, for settings that the data don't allow, and for a run of another
-    command to resume; FileExistsError for a finished run without `resume`. Nothing is written then.
+    command to resume; FileExistsError for a finished run, or checkpoints of an interrupted one, without `resume`.
+    Nothing is written then.
     """
     want_tables(settings)
     out = Path(out)
-    if (out / "metrics.json").exists() and not resume:
-        raise FileExistsError(f"{out} holds a finished run; choose another --out, or remove it")
+    if not resume:
+        _want_free(out)
     dataset = registry.load(data)
     _want_possible(settings, dataset.split.train)
     started = {"data": data, "preset": preset, "seed": seed, "settings": asdict(settings)}
@@ -135,6 +136,17 @@ def train(
         for tracker in followed:
             stack.callback(tracker.close)
         return _run(_Job(dataset, settings, seed, out, resume, progress, followed), data, preset, selected)
+
+
+def _want_free(out: Path) -> None:
+    """FileExistsError for a folder whose run, finished or interrupted, would be lost."""
+    if (out / "metrics.json").exists():
+        raise FileExistsError(f"{out} holds a finished run; choose another --out, or remove it")
+    if any(checkpoint.steps(part) for part in (out / "checkpoints").glob("*")):
+        raise FileExistsError(
+            f"{out} holds a run that was interrupted; go on with the same command and --resume, choose another --out, "
+            "or remove it"
+        )
 
 
 def _want_possible(settings: Settings, train: Interactions) -> None:

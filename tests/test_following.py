@@ -112,6 +112,9 @@ def test_a_run_resumed_continues_its_history(
         pipeline.train(str(folder), FEW, tmp_path, trackers=[Bomb()])
     before = runs.read_history(tmp_path)
     assert [(r["fit"], r["epoch"]) for r in before][:4] == [("carved", n) for n in (1, 2, 3, 4)]
+    with pytest.raises(FileExistsError, match=r"was interrupted; go on with .* --resume, choose another --out"):
+        pipeline.train(str(folder), FEW, tmp_path)
+    assert runs.read_history(tmp_path) == before
     whole = followed[0] / "run"
     found = pipeline.train(str(folder), FEW, tmp_path, resume=True)
     assert found["tests"] == runs.read_metrics(whole)["tests"]
