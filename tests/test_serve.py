@@ -240,7 +240,7 @@ def test_ids_with_blanks_around_them_can_be_asked_for(tmp_path: Path) -> None:
 def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "allow.txt").write_text("\n".join(f"i{n}" for n in range(0, 50, 2)) + "\n")
     (run / "deny.txt").write_text("i4\n\n")
-    (run / "new.csv").write_text("user_id,item_id\nann,i3\nann,i5\nbob,i1\nbob,unheard\n")
+    (run / "new.csv").write_text("user_id,item_id\nann,i3\nann,i5\nabe,new\nbob,i1\nbob,unheard\ncy,new\n")
     filters = ["--allow", str(run / "allow.txt"), "--deny", str(run / "deny.txt")]
     history = ["--histories", str(run / "new.csv")]
     for arm in ("adjusted", "plain"):
@@ -250,7 +250,9 @@ def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: p
         rows = [line.split() for line in out.read_text().splitlines()]
         assert [r[0] for r in rows] == ["ann"] * 3 + ["bob"] * 3
         assert all(int(r[2][1:]) % 2 == 0 and r[2] != "i4" for r in rows)
-    assert "1 pairs of unknown users or items left out" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "3 pairs of unknown users or items left out" in told
+    assert "2 users of whom no item is known left out, the first is abe" in told
     assert cli.main(["recommend", str(run / "run"), *history, "-k", "50", "--seen", "--out", str(run / "s.csv")]) == 0
     shown = [r["item_id"] for r in csv.DictReader((run / "s.csv").read_text().splitlines()) if r["user_id"] == "ann"]
     assert sorted(shown) == sorted(f"i{n}" for n in range(50))

@@ -34,7 +34,7 @@ def recommend(
         out: A .parquet, .csv or .tsv file, or .trec or .run for lines `user Q0 item rank score tag`.
         users: A file with one user id a line; all users if left out.
         histories: Interactions of users that the model never saw, in any known format: they are folded in, and get
-            the recommendations.
+            the recommendations; users of whom no item is known are left out.
         k: Items for each user.
         arm: Corrected or plain tables.
         seen: Whether items that a user has already may be recommended.
@@ -60,7 +60,7 @@ def recommend(
         if users is not None:
             raise ValueError("--users are known users, --histories are new ones; write them to two files")
         tables, known = new_users(run, saved, histories, arm)
-        rows, user_ids = np.arange(known.num_users), known.user_ids
+        rows, user_ids = np.flatnonzero(known.user_counts), known.user_ids
     found = serve.recommend(tables, rows, seen=None if seen else known, k=k, **filters)
     written = serve.write_lists(out, found, user_ids, saved.item_ids, tag=tag)
     print(f"{out}: {written:,} rows, {len(found.users):,} users")
@@ -97,6 +97,9 @@ def new_users(
     new = to_rows(data, two, "drop", histories)
     for note in new.notes:
         print(f"note: {note}")
+    without = new.user_ids[new.user_counts == 0]
+    if len(without):
+        print(f"note: {len(without):,} users of whom no item is known left out, the first is {without[0]}")
     trained_on = runs.load_seen(run, saved)
     ledger = runs.load_ledger(run)
     known = _unfolded(saved.plain, ledger.items.pull.vector.shape[1])
