@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import gzip
 from pathlib import Path
 
@@ -70,6 +71,35 @@ def test_frames_sparse_matrices_and_matrices() -> None:
         assert (found.num_users, found.num_items, found.items.tolist()) == (2, 3, [1, 0])
 
 
+DATES = ["2020-12-11T08:33:23", "2020-12-11", "2020-12-11 09:33:23.5+01:00"]
+SECONDS = [1607675603.0, 1607644800.0, 1607675603.5]
+
+
+def test_dates_are_read_as_seconds(tmp_path: Path) -> None:
+    columns = {"user": [1, 2, 3], "item": [1, 1, 1], "date": DATES}
+    (tmp_path / "x.csv").write_text("user,item,date\n" + "".join(f"{n},1,{d}\n" for n, d in enumerate(DATES)))
+    polars.DataFrame(columns).write_parquet(tmp_path / "x.parquet")
+    read = [data.read(tmp_path / name) for name in ("x.csv", "x.parquet")]
+    frames = [polars.DataFrame(columns), pandas.DataFrame(columns), columns, polars.DataFrame(columns).to_arrow()]
+    for found in (*read, *map(data.from_frame, frames)):
+        assert found.times.tolist() == SECONDS
+    aware = pandas.to_datetime(pandas.Series(SECONDS, dtype=float), unit="s", utc=True).dt.tz_convert("Asia/Tokyo")
+    for times in (aware, polars.Series(aware.tolist()), aware.tolist()):
+        assert data.from_frame(columns | {"date": times}).times.tolist() == SECONDS
+    days = [datetime.date(1970, 1, 2)] * 3
+    for dates in (days, polars.Series(days), pandas.Series(days)):
+        assert data.from_frame(columns | {"date": dates}).times.tolist() == [86400.0] * 3
+
+
+def test_frames_name_the_row_of_what_is_no_time() -> None:
+    columns = {"user": [1, 2], "item": [1, 1]}
+    with pytest.raises(DataError, match="the frame, row 1: wanted a finite time or an ISO 8601 date, got 'soon'"):
+        data.from_frame(columns | {"time": ["2020-12-11", "soon"]})
+    for missing in ([datetime.datetime(2020, 12, 11), None], np.array(["2020-12-11", "NaT"], "M8[s]")):
+        with pytest.raises(DataError, match="row 1"):
+            data.from_frame(columns | {"time": missing})
+
+
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.tsv.gz", "x.parquet"])
 @pytest.mark.parametrize(
     "ids", [["b", "a", "b"], ['say "hi"', '"y"', 'say "hi"'], ["a,b", " c ", "a,b"], ["'", '"', "'"]]
@@ -119,6 +149,8 @@ def test_lines_may_end_in_any_way(end: str, tmp_path: Path) -> None:
         ("x.csv", "user,thing\n1,2\n", "no column looks like the item"),
         ("x.csv", "user,item,rating\n1,2,nan\n", r"x\.csv:2: wanted a finite rating, got 'nan'"),
         ("x.csv", "user,item,rating\n1,2,3\n1,3,good\n", r"x\.csv:3: wanted a finite rating, got 'good'"),
+        ("x.csv", "user,item,date\n1,2,3\n1,3,soon\n", r"x\.csv:3: wanted .* time or an ISO 8601 date, got 'soon'"),
+        ("x.csv", "user,item,date\n1,2,2020-12-11\n1,3,7\n", r"x\.csv:3: wanted .* ISO 8601 date, got '7'"),
         ("x.csv", "user,item\n", "no interaction after the header"),
         ("x.csv", "user,item\n-1,2\n", "row 0 has -1"),
         ("x.csv", "\ufeff", r"x\.csv: the file is empty"),

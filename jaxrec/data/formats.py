@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def read(
     lines: `user item item ...`, row numbers from 0. u.data: tab, no header, user item rating time.
     dat: `user::item::rating::time`. csv, tsv, inter, parquet: a header names the columns (`.inter` as `name:type`);
     columns not named by `user`, `item`, `rating`, `time` are found by their usual names. matrix: rows of ratings, 0
-    where missing. With a `threshold`, only pairs rated at least that much are interactions.
+    where missing. Times are numbers or ISO 8601 dates, which become seconds since 1970 (UTC where no offset is told).
+    With a `threshold`, only pairs rated at least that much are interactions.
 
     Raises DataError, with file and line, for wrong columns, ragged or non-numeric lines, negative ids, NaN ratings,
     empty or truncated files.
@@ -90,11 +92,12 @@ def read(
         lines, columns = _columns(path, rows, header)
     found = _find(header, wanted, source)
     pick = {role: columns[header.index(name)] for role, name in found.items()}
+    place = lambda row: f"{path}:{lines[row]}"  # noqa: E731
     return from_pairs(
         _ids(pick["user"]),
         _ids(pick["item"]),
-        _floats(path, lines, pick.get("rating"), "rating"),
-        _floats(path, lines, pick.get("time"), "time"),
+        _floats(pick.get("rating"), "rating", place),
+        _floats(pick.get("time"), "time", place),
         threshold=threshold,
         source=source,
     )
@@ -159,24 +162,43 @@ def _ids(values: Sequence[str]) -> np.ndarray:
     return np.array(values, np.str_)
 
 
-def _floats(path: StrPath, lines: list[int], values: Sequence[str] | None, what: str) -> np.ndarray | None:
+def _floats(values: Sequence[Any] | None, what: str, place: Callable[[int], str]) -> np.ndarray | None:
+    """Finite numbers; times also as dates. Otherwise a DataError that begins with the `place` of the bad value."""
     if values is None:
         return None
     try:
         found = np.array(values, np.float64)
-    except ValueError:
+    except (TypeError, ValueError):
         found = np.array([_float(v) for v in values])
     bad = np.flatnonzero(~np.isfinite(found))
+    dates = what == "time" and len(bad) > 0 and np.isfinite(_seconds(values[bad[0]]))
+    if dates:
+        found = np.array([_seconds(v) for v in values])
+        bad = np.flatnonzero(np.isnan(found))
     if len(bad):
-        raise DataError(f"{path}:{lines[bad[0]]}: wanted a finite {what}, got {values[bad[0]]!r}")
+        wanted = f"finite {what}" + " or an ISO 8601 date" * (what == "time")
+        raise DataError(f"{place(int(bad[0]))}: wanted a {wanted}, got {values[bad[0]]!r}")
     return found
 
 
-def _float(text: str) -> float:
+def _float(value: Any) -> float:
     try:
-        return float(text)
-    except ValueError:
+        return float(value)
+    except (TypeError, ValueError):
         return float("nan")
+
+
+def _seconds(value: Any) -> float:
+    """Seconds since 1970 of ISO 8601 text, a date or a datetime, in UTC where it tells no offset; NaN of all else.
+
+    >>> _seconds("1970-01-02"), _seconds("1970-01-01 01:00:00+01:00"), _seconds("soon")
+    (86400.0, 0.0, nan)
+    """
+    try:
+        found = datetime.fromisoformat(value.strip() if isinstance(value, str) else value.isoformat())
+    except (AttributeError, ValueError):
+        return float("nan")
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def from_matrix(ratings: Any, *, threshold: float | None = None, source: str = "the matrix") -> Interactions:
@@ -224,15 +246,18 @@ def from_frame(
     header = [str(name) for name in (named.columns if hasattr(named, "columns") else named)]
     found = _find(header, {"user": user, "item": item, "rating": rating, "time": time}, source)
     pick = {role: _column(frame[name]) for role, name in found.items()}
-    return from_pairs(
-        pick["user"], pick["item"], pick.get("rating"), pick.get("time"), threshold=threshold, source=source
-    )
+    times = pick.get("time")
+    if times is not None and times.dtype.kind in "OUT":  # text, or dates as Python's objects
+        times = _floats(times.tolist(), "time", lambda row: f"{source}, row {row}")
+    return from_pairs(pick["user"], pick["item"], pick.get("rating"), times, threshold=threshold, source=source)
 
 
 def _column(values: Any) -> np.ndarray:
-    """One column as numpy; dates become seconds since 1970."""
+    """One column as numpy; dates become seconds since 1970, NaN where missing."""
     array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
-    return array.astype("datetime64[ms]").astype(np.int64) / 1000 if array.dtype.kind == "M" else array
+    if array.dtype.kind != "M":
+        return array
+    return np.where(np.isnat(array), np.nan, array.astype("datetime64[us]").astype(np.int64) / 1e6)
 
 
 def _read_parquet(path: StrPath) -> Any:
