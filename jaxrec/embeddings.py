@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from jaxrec.data.formats import StrPath
 from jaxrec.data.interactions import DataError
 
 FORMATS = ("npy", "safetensors", "parquet")
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib", ".ckpt")
 
 
-def read_matrix(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def read_matrix(path: StrPath, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """An array [rows, ..] and its ids, where the file holds them.
 
     .npy; .npz and .safetensors, with `name` (like "user") or a single array; .parquet with columns `NAME_id` and
     `embedding`; .csv, .tsv, .txt of numbers. DataError for another format, a damaged file, and one that would load a
     pickle.
     """
+    path = Path(path)
     if path.suffix in _PICKLES:
         raise DataError(f"{path}: a pickle is never loaded; save the array with numpy.save(file, array), as .npy")
     if not path.exists():
@@ -76,8 +79,9 @@ def _read_parquet(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]
     return np.asarray(rows, np.float32), ids
 
 
-def read_ids(path: Path) -> np.ndarray:
+def read_ids(path: StrPath) -> np.ndarray:
     """Ids, in the order of the rows: .npy, or text with one id a line; whole numbers where all of them are."""
+    path = Path(path)
     if path.suffix == ".npy":
         return read_matrix(path, "ids")[0]
     if not path.exists():
@@ -92,32 +96,34 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 def write_embeddings(
-    folder: Path,
-    tables: dict[str, np.ndarray],
-    ids: dict[str, np.ndarray],
+    folder: StrPath,
+    tables: Mapping[str, ArrayLike],
+    ids: Mapping[str, ArrayLike],
     formats: Sequence[str],
 ) -> list[Path]:
-    """Writes `user` and `item` rows with their ids, and returns the files.
+    """Writes `user` and `item` rows with their ids into a folder, which is made, and returns the files.
 
     npy: user.npy, item.npy, user_ids.npy, item_ids.npy. safetensors: embeddings.safetensors with user, item and, where
     they are numbers, user_ids and item_ids; as JSON in its metadata where they are text. parquet: user.parquet and
     item.parquet with columns user_id or item_id, and embedding.
     """
-    written: list[Path] = []
+    folder, written = Path(folder), list[Path]()
+    folder.mkdir(parents=True, exist_ok=True)
+    rows_of, ids_of = ({side: np.asarray(values) for side, values in part.items()} for part in (tables, ids))
     for form in formats:
         if form == "npy":
-            for name, array in [*tables.items(), *((f"{side}_ids", values) for side, values in ids.items())]:
+            for name, array in [*rows_of.items(), *((f"{side}_ids", values) for side, values in ids_of.items())]:
                 np.save(folder / f"{name}.npy", array, allow_pickle=False)
                 written.append(folder / f"{name}.npy")
         elif form == "safetensors":
-            written.append(_write_safetensors(folder / "embeddings.safetensors", tables, ids))
+            written.append(_write_safetensors(folder / "embeddings.safetensors", rows_of, ids_of))
         elif form == "parquet":
             polars = _polars()
-            for side, rows in tables.items():
+            for side, rows in rows_of.items():
                 shape = polars.Array(polars.Float32, rows.shape[1])
                 vectors = polars.Series("embedding", rows, dtype=shape)
                 written.append(folder / f"{side}.parquet")
-                polars.DataFrame({f"{side}_id": ids[side], "embedding": vectors}).write_parquet(written[-1])
+                polars.DataFrame({f"{side}_id": ids_of[side], "embedding": vectors}).write_parquet(written[-1])
         else:
             raise DataError(f"format must be one of {', '.join(FORMATS)} (npz is always written), got {form!r}")
     return written

@@ -38,6 +38,7 @@ from jaxrec import analysis, rank
 from jaxrec import ledger as ledgers
 from jaxrec.checkpoint import named_leaves
 from jaxrec.data import registry
+from jaxrec.data.formats import StrPath
 from jaxrec.data.interactions import DataError, Interactions, Split
 from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
@@ -57,7 +58,7 @@ class Saved(NamedTuple):
     item_ids: np.ndarray
 
 
-def read_metrics(run: Path | str) -> dict[str, Any]:
+def read_metrics(run: StrPath) -> dict[str, Any]:
     """`metrics.json` of a finished RUN. FileNotFoundError where there is none."""
     path = Path(run) / "metrics.json"
     if not path.exists():
@@ -86,7 +87,7 @@ def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         raise DataError(f"{path} is damaged or of another kind ({problem}); make the run again") from problem
 
 
-def want_fingerprint(run: Path, found: Mapping[str, Any], train: Interactions) -> None:
+def want_fingerprint(run: StrPath, found: Mapping[str, Any], train: Interactions) -> None:
     """DataError where the training part is not that of the run with these metrics; older runs don't tell."""
     if found.get("fingerprint", train.fingerprint) != train.fingerprint:
         raise DataError(
@@ -95,10 +96,10 @@ def want_fingerprint(run: Path, found: Mapping[str, Any], train: Interactions) -
         )
 
 
-def load_split(run: Path) -> Split:
+def load_split(run: StrPath) -> Split:
     """The data of a RUN of `jaxrec train`, read again. DataError where they changed since."""
     found = read_metrics(run)
-    if (run / "adjust.json").exists() or "source" not in found:
+    if (Path(run) / "adjust.json").exists() or "source" not in found:
         raise DataError(f"{run} is no run of `jaxrec train`, so it has no tests; its figures are in adjust.json")
     split = registry.load(found["source"]).split
     want_fingerprint(run, found, split.train)
@@ -112,9 +113,9 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     partial.replace(path)
 
 
-def read_history(run: Path) -> list[dict[str, Any]]:
+def read_history(run: StrPath) -> list[dict[str, Any]]:
     """The rows of `history.jsonl`."""
-    return [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (Path(run) / "history.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -138,9 +139,9 @@ def save_tables(run: Path, train: Interactions, plain: Tables, adjusted: Tables)
     )
 
 
-def load_tables(run: Path) -> Saved:
+def load_tables(run: StrPath) -> Saved:
     """What `save_tables` wrote. FileNotFoundError where the run is not finished."""
-    path = run / "embeddings.npz"
+    path = Path(run) / "embeddings.npz"
     if not path.exists():
         raise FileNotFoundError(f"{run} holds no embeddings.npz: no finished run is there; `jaxrec train` makes one")
     with _arrays(path) as found:
@@ -164,10 +165,11 @@ def save_corrected(run: Path, seen: Interactions, plain: Tables, corrected: Tabl
     np.savez_compressed(run / "seen.npz", users=seen.users, items=seen.items)
 
 
-def load_seen(run: Path, saved: Saved) -> Interactions:
+def load_seen(run: StrPath, saved: Saved) -> Interactions:
     """The interactions that the tables of a RUN were trained on."""
-    if (run / "seen.npz").exists():
-        with _arrays(run / "seen.npz") as found:
+    seen = Path(run) / "seen.npz"
+    if seen.exists():
+        with _arrays(seen) as found:
             sizes = len(saved.user_ids), len(saved.item_ids)
             return Interactions(found["users"], found["items"], *sizes, saved.user_ids, saved.item_ids)
     return load_split(run).train
@@ -179,9 +181,9 @@ def save_ledger(run: Path, ledger: GradientLedger) -> None:
     np.savez(run / "ledger.npz", **arrays)  # type: ignore[arg-type]
 
 
-def load_ledger(run: Path) -> GradientLedger:
+def load_ledger(run: StrPath) -> GradientLedger:
     """What `save_ledger` wrote, of a ledger that keeps vectors row by row."""
-    with _arrays(run / "ledger.npz") as found:
+    with _arrays(Path(run) / "ledger.npz") as found:
         num_items, width = found["items.pull.vector"].shape
         named, structure = named_leaves(ledgers.init(len(found["users.pull.vector"]), num_items, width))
         return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in named])

@@ -368,6 +368,16 @@ def test_embeddings_are_read_with_their_ids(form: str, ids: list, tmp_path: Path
         assert known.tolist() == ids[:count]
 
 
+@pytest.mark.parametrize("form", ["npy", "safetensors", "parquet"])
+def test_embeddings_are_written_from_jax_arrays_into_a_new_folder_named_by_text(form: str, tmp_path: Path) -> None:
+    rows, folder = jnp.arange(6.0).reshape(3, 2), str(tmp_path / "new" / "folder")
+    written = embeddings.write_embeddings(folder, {"user": rows}, {"user": jnp.arange(3)}, [form])
+    found, _ = embeddings.read_matrix(str(written[0]), "user")
+    np.testing.assert_array_equal(found, rows)
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    assert embeddings.read_ids(str(tmp_path / "ids.txt")).tolist() == ["a", "b"]
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])
 @pytest.mark.parametrize("kept", [0, 9, 600, None])
 def test_a_damaged_file_of_embeddings_is_told(suffix: str, kept: int | None, tmp_path: Path) -> None:

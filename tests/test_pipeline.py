@@ -52,6 +52,14 @@ def test_the_tables_of_a_run_give_its_metrics(run: Path, folder: Path) -> None:
         assert again["recall@20"] == pytest.approx(found["tests"]["test"][arm]["recall@20"], abs=1e-9)
 
 
+def test_a_run_may_be_named_by_text(run: Path) -> None:
+    saved = runs.load_tables(str(run))
+    assert runs.load_split(str(run)).train.num_users == len(saved.user_ids) == len(saved.plain.user)
+    assert len(runs.load_seen(str(run), saved)) == len(runs.load_split(run).train)
+    assert runs.load_ledger(str(run)).items.pull.vector.shape == saved.plain.item.shape
+    assert runs.read_history(str(run)) == runs.read_history(run)
+
+
 def test_the_report_is_one_file_without_network(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert page.count("<svg") == 6
