@@ -121,12 +121,15 @@ def fit(
         newest good one with the same bits as if never interrupted; `meta` must be the same as when it was saved.
 
     Raises DivergenceError, which holds the last good state, where a loss is not finite. ValueError for a monitor that
-    `evaluate` does not return. SIGTERM and SIGINT end the run after the epoch, saved, with `stopped="signal"`.
+    `evaluate` does not return, and for patience without a monitor. SIGTERM and SIGINT end the run after the epoch,
+    saved, with `stopped="signal"`.
     """
     if (key is None) == (state is None):
         raise ValueError("give fit either a key to start from or a state to go on from")
     if (monitor is None) != (evaluate is None):
         raise ValueError("evaluate and monitor go together: evaluate gives metrics, monitor names the one that counts")
+    if patience is not None and monitor is None:
+        raise ValueError(f"patience={patience} wants a monitor to wait for; give fit evaluate and monitor, too")
 
     def begin() -> TrainState:
         return step.init(key) if state is None else _copy(state)  # type: ignore[arg-type]

@@ -145,6 +145,8 @@ def test_fit_refuses_half_of_a_request() -> None:
         fit(step, sampler, epochs=1)
     with pytest.raises(ValueError, match="go together"):
         fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="m")
+    with pytest.raises(ValueError, match="patience=2 wants a monitor"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0), patience=2)
     with pytest.raises(ValueError, match="not among the metrics"):
         fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="m", evaluate=lambda s: {"n": 1.0})
     with pytest.raises(ValueError, match="row-sparse optimiser wants"):
