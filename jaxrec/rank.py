@@ -195,9 +195,11 @@ def positions(
     """The exact rank of item_n in the full ranking of user_n, 1 the best: users [N], items [N] -> [N] int64.
 
     Excluded items take no place, and an excluded item itself has the rank after all others that are not excluded
-    or have a smaller id. Raises as `top_k` does.
+    or have a smaller id. Raises as `top_k` does, and ValueError for another number of items than users.
     """
     num_users, num_items = check_tables(tables)
+    if items.shape != users.shape:
+        raise ValueError(f"positions wants one item a user, got {len(users)} users and items of shape {items.shape}")
     users, items = check_users(users, num_users), np.asarray(items, np.int32)
     if len(items) and not 0 <= items.min() <= items.max() < num_items:
         raise ValueError(f"items must be in 0..{num_items - 1}, got {items.min()}..{items.max()}")

@@ -70,6 +70,8 @@ def test_positions_are_places_in_the_full_ranking() -> None:
     free = ~np.isin(users * 20 + items, train.keys)
     found = rank.positions(tables, users[free], items[free], train)
     np.testing.assert_array_equal(whole[users[free], found - 1], items[free])
+    with pytest.raises(ValueError, match="one item a user, got 2 users and items of shape"):
+        rank.positions(tables, np.array([0, 1]), np.array([3]), train)
 
 
 @pytest.mark.parametrize(
