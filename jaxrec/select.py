@@ -12,6 +12,7 @@ ones. Tests are not seen here.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -349,11 +350,14 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 6, s
     """Tries `budget` points of the arm, the first being strength 0: a third over the box, the rest in `rounds` of ever
     smaller changes to the best points at each natural loss of `LOSSES` and without a limit.
 
-    Strengths that start at 0 are spaced by squares, denser near 0.
+    Strengths that start at 0 are spaced by squares, denser near 0. ValueError for an arm that is no box.
     """
     from scipy.stats import qmc
 
     if budget < 1 or rounds < 0:
+    if not len(arm.names) == len(arm.low) == len(arm.high) or any(map(operator.gt, arm.low, arm.high)):
+        box = f"names {arm.names}, low {arm.low}, high {arm.high}"
+        raise ValueError(f"an arm wants a low and a high for each name, no low above its high; got {box}")
         raise ValueError(f"budget must be at least 1 and rounds at least 0, got {budget} and {rounds}")
     low, high = np.array(arm.low, np.float64), np.array(arm.high, np.float64)
     first = budget if rounds == 0 else -(-budget // 3)

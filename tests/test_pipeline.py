@@ -364,6 +364,14 @@ def test_select_takes_the_best_that_is_allowed() -> None:
     assert select.select(points, max_loss=0.1).strengths == {"a": 0.04}
     with pytest.raises(ValueError, match="no 'mrr' was measured"):
         select.select(points, metric="mrr")
+@pytest.mark.parametrize(("low", "high"), [((0,), (1, 1)), ((0, 0), (1,)), ((0, 2), (1, 1))])
+def test_an_arm_that_is_no_box_is_told(low: tuple, high: tuple) -> None:
+    arm = select.Arm(("a", "b"), low, high, lambda s: lambda tables, ledger: tables)
+    problem = select.Problem(*(None,) * 5, [], [], [])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no low above its high; got names"):
+        select.frontier(problem, arm)
+
+
 
 
 def test_claims_are_spearman_of_readings_with_popularity() -> None:
