@@ -50,8 +50,7 @@ def save_scorer(
     """
     export = _export()
     num_users, num_items = rank.check_tables(tables)
-    if not 1 <= k <= num_items:
-        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    rank.want_k(k, num_items)
     user_ids, item_ids = ids_of(user_ids, num_users, "user"), ids_of(item_ids, num_items, "item")
     folded = fold_bias(tables)
     b, m = export.symbolic_shape("b, m")

@@ -151,8 +151,7 @@ def _want_free(out: Path) -> None:
 
 def _want_possible(settings: Settings, train: Interactions) -> None:
     """ValueError, before anything is trained, for what would end a run afterwards."""
-    if settings.k > train.num_items:
-        raise ValueError(f"k must be between 1 and the {train.num_items} items of the catalogue, got {settings.k}")
+    rank.want_k(settings.k, train.num_items)
     if settings.reject and not (settings.shared or settings.in_batch):
         samplers.want_negatives(train)
 

@@ -162,8 +162,7 @@ def top_k(
         MemoryError: the block would not fit into the memory that is free.
     """
     num_users, num_items = check_tables(tables)
-    if not 1 <= k <= num_items:
-        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    want_k(k, num_items)
     users = check_users(users, num_users)
     excludes = _as_list(exclude, num_users, num_items)
     block = block_rows(block, len(users), num_items)
@@ -198,9 +197,9 @@ def positions(
     or have a smaller id. Raises as `top_k` does, and ValueError for another number of items than users.
     """
     num_users, num_items = check_tables(tables)
+    users, items = check_users(users, num_users), np.asarray(items, np.int32)
     if items.shape != users.shape:
         raise ValueError(f"positions wants one item a user, got {len(users)} users and items of shape {items.shape}")
-    users, items = check_users(users, num_users), np.asarray(items, np.int32)
     if len(items) and not 0 <= items.min() <= items.max() < num_items:
         raise ValueError(f"items must be in 0..{num_items - 1}, got {items.min()}..{items.max()}")
     excludes = _as_list(exclude, num_users, num_items)
@@ -266,6 +265,13 @@ def check_tables(tables: Tables) -> tuple[int, int]:
 def _largest(parts: dict[str, Array]) -> dict[str, Array]:
     """The largest absolute value of each; NaN where one is NaN."""
     return {name: jnp.max(jnp.abs(part), initial=0) for name, part in parts.items()}
+
+
+def want_k(k: int, num_items: int) -> None:
+    """ValueError for a length of lists that the catalogue can't have."""
+    if not 1 <= k <= num_items:
+        cure = "lower k" if k > num_items else "a list has at least 1 item"
+        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; {cure}")
 
 
 def check_users(users: np.ndarray | Sequence[int] | None, num_users: int) -> np.ndarray:
@@ -360,8 +366,7 @@ def top_k_scores(
     Raises as `top_k` does, and ValueError where scores have another shape than [b, I] or are not finite.
     """
     num_items = scorer.num_items
-    if not 1 <= k <= num_items:
-        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    want_k(k, num_items)
     users = check_users(users, scorer.num_users)
     excludes = _as_list(exclude, scorer.num_users, num_items)
     block = block_rows(block, len(users), num_items)

@@ -86,8 +86,7 @@ def prepare(
     if not valid:
         raise ValueError("selecting strengths wants validation parts; carve them from the training interactions")
     _, num_items = rank.check_tables(tables)
-    if not 1 <= k <= num_items:
-        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    rank.want_k(k, num_items)
     users = np.flatnonzero(np.sum([part.user_counts for part in valid.values()], axis=0) > 0)
     if not len(users) or (max_users is not None and max_users < 1):
         raise ValueError(f"selecting wants users with validation pairs: {len(users)} have some, max_users={max_users}")
@@ -355,10 +354,10 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 6, s
     from scipy.stats import qmc
 
     if budget < 1 or rounds < 0:
+        raise ValueError(f"budget must be at least 1 and rounds at least 0, got {budget} and {rounds}")
     if not len(arm.names) == len(arm.low) == len(arm.high) or any(map(operator.gt, arm.low, arm.high)):
         box = f"names {arm.names}, low {arm.low}, high {arm.high}"
         raise ValueError(f"an arm wants a low and a high for each name, no low above its high; got {box}")
-        raise ValueError(f"budget must be at least 1 and rounds at least 0, got {budget} and {rounds}")
     low, high = np.array(arm.low, np.float64), np.array(arm.high, np.float64)
     first = budget if rounds == 0 else -(-budget // 3)
     start = np.clip((0 - low) / np.where(high > low, high - low, 1.0), 0, 1)

@@ -199,8 +199,7 @@ def recommend(
         keep &= ~_mask(deny, num_items, "deny")
     if not keep.any():
         raise ValueError("the filters leave no item to recommend; allow more, or deny less")
-    if not 1 <= k <= num_items:
-        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
+    rank.want_k(k, num_items)
     if keep.all():
         return rank.top_k(tables, users, seen, k=k)
     items = np.flatnonzero(keep)

@@ -77,8 +77,8 @@ def test_positions_are_places_in_the_full_ranking() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"k": 0}, ValueError, "k must be between 1 and the 20 items"),
-        ({"k": 21}, ValueError, "k must be between 1 and the 20 items"),
+        ({"k": 0}, ValueError, "k must be between 1 and the 20 items .* got 0; a list has at least 1 item"),
+        ({"k": 21}, ValueError, "k must be between 1 and the 20 items .* got 21; lower k"),
         ({"users": [30]}, ValueError, "users must be in 0..29, got 30"),
         ({"users": [0.5]}, ValueError, "whole numbers"),
         ({"block": 0}, ValueError, "block must be a positive"),
