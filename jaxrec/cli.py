@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -301,11 +302,14 @@ USAGE = """usage: jaxrec COMMAND [options]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; the exit code is 0 only where it did what was asked."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if args else 2
     try:
-        return _dispatch(args)
+        try:
+            return _dispatch(args)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output, like `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing is flushed there at exit
+        return 141
     except KeyboardInterrupt as stop:
         print(f"jaxrec: {stop or 'interrupted'}", file=sys.stderr)
         return 130
@@ -315,6 +319,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if args else 2
     name, rest = args[0], args[1:]
     if name in OWN:
         OWN[name](rest)

@@ -240,6 +240,19 @@ def test_settings_that_no_run_can_have_are_errors(
 
 def test_unknown_options_are_errors(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as error:
+def test_output_that_nobody_reads_ends_without_a_traceback() -> None:
+    import os
+    import subprocess
+    import sys
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jaxrec.cli", "data", "list"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
         cli.main(["train", "synthetic", "--out", str(tmp_path), "--epoch", "3"])
     assert error.value.code != 0
 
