@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import frozen, rank
-from jaxrec.data.formats import write_columns
+from jaxrec.data.formats import TABLES, want_writable, write_columns
 from jaxrec.data.interactions import DataError, Interactions
 from jaxrec.ledger import GradientLedger, Role, Side
 from jaxrec.models.ials import Block, blocks
@@ -266,6 +266,7 @@ def write_lists(
         "score": ranking.scores.ravel()[place],
     }
     if path.suffix not in (".trec", ".run"):
+        want_writable(path, (*TABLES, ".trec", ".run"))  # names them all
         write_columns(path, columns)
         return len(place)
     for name, ids in (("user_id", user_ids), ("item_id", item_ids), ("tag", np.array([tag]))):

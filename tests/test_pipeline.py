@@ -123,11 +123,13 @@ def test_a_run_may_correct_by_exposure(folder: Path, tmp_path: Path, capsys: pyt
         (["evaluate", "RUN", "--adjust", "direktion=1"], "no strength 'direktion'; did you mean 'direction'?"),
         (["evaluate", "RUN", "--adjust", "direction"], "wants name=number"),
         (["recommend", "RUN", "--out", "OUT.csv", "-k", "999"], "k must be between 1 and the 50 items"),
-        (["recommend", "RUN", "--out", "OUT.what"], "no format is known"),
+        (["recommend", "RUN", "--out", "OUT.csv", "-k", "0"], "got 0; a list has at least 1 item"),
+        (["recommend", "RUN", "--out", "OUT.what"], "'.what' can't be written; name it .csv, .tsv, .parquet, .trec or"),
         (["train", "FOLDER", "--out", "RUN"], "holds a finished run"),
         (["train", "FOLDER", "--out", "OUT", "--k", "51"], "k must be between 1 and the 50 items"),
         (["train", "FOLDER", "--out", "RUN", "--resume"], "holds another run"),
         (["adjust", "--user", "MODEL", "--item", "MODEL", "--interactions", "USERS", "--out", "RUN"], "a run already"),
+        (["data", "convert", "USERS", "--to", "OUT.what"], "'.what' can't be written; name it .csv, .tsv, .parquet or"),
         (["data", "convert", "USERS", "--to", "csv"], "is the file that was read"),
         (["report", "RUN", "--out", "OUT"], "--out is for the page that compares several runs"),
         (["train", "FOLDER", "--out", "OUT", "--preset", "softmax"], "did you mean 'softmax-mf'?"),
@@ -238,8 +240,6 @@ def test_settings_that_no_run_can_have_are_errors(
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_options_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as error:
 def test_output_that_nobody_reads_ends_without_a_traceback() -> None:
     import os
     import subprocess
@@ -253,6 +253,8 @@ def test_output_that_nobody_reads_ends_without_a_traceback() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_unknown_options_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as error:
         cli.main(["train", "synthetic", "--out", str(tmp_path), "--epoch", "3"])
     assert error.value.code != 0
 
@@ -362,6 +364,14 @@ def test_an_arms_change_of_scores_is_what_its_tables_score(arm: str) -> None:
         np.testing.assert_allclose(found.change(s).apply(plain, users, others), wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("low", "high"), [((0,), (1, 1)), ((0, 0), (1,)), ((0, 2), (1, 1))])
+def test_an_arm_that_is_no_box_is_told(low: tuple, high: tuple) -> None:
+    arm = select.Arm(("a", "b"), low, high, lambda s: lambda tables, ledger: tables)
+    problem = select.Problem(*(None,) * 5, [], [], [])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no low above its high; got names"):
+        select.frontier(problem, arm)
+
+
 @pytest.mark.parametrize("loss", [-1.0, 1.5])
 def test_a_loss_that_is_no_share_is_told(loss: float) -> None:
     points = [select.Point({"a": 0.0}, {"natural": {"ndcg@20": 1.0}, "unbiased": {"ndcg@20": 0.5}})]
@@ -377,14 +387,6 @@ def test_select_takes_the_best_that_is_allowed() -> None:
     assert select.select(points, max_loss=0.1).strengths == {"a": 0.04}
     with pytest.raises(ValueError, match="no 'mrr' was measured"):
         select.select(points, metric="mrr")
-@pytest.mark.parametrize(("low", "high"), [((0,), (1, 1)), ((0, 0), (1,)), ((0, 2), (1, 1))])
-def test_an_arm_that_is_no_box_is_told(low: tuple, high: tuple) -> None:
-    arm = select.Arm(("a", "b"), low, high, lambda s: lambda tables, ledger: tables)
-    problem = select.Problem(*(None,) * 5, [], [], [])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no low above its high; got names"):
-        select.frontier(problem, arm)
-
-
 
 
 def test_claims_are_spearman_of_readings_with_popularity() -> None:

@@ -27,6 +27,7 @@ NAMES = {
     "time": ("timestamp", "time", "ts", "date"),
 }
 _TSV_BREAKS = frozenset("\t\r\n")
+TABLES = (".csv", ".tsv", ".parquet")  # what columns are written as
 FORMATS = ("lines", "u.data", "dat", "csv", "tsv", "inter", "parquet", "matrix")
 
 
@@ -276,7 +277,7 @@ def write(path: StrPath, data: Interactions) -> None:
 
     Raises DataError where a `.tsv` would have to hold an id with a tab or a line end.
     """
-    if guess_format(path) == "lines":
+    if want_writable(path, (*TABLES, ".txt")) == ".txt":
         return write_lines(path, data)
     columns: dict[str, np.ndarray] = {"user_id": data.user_ids[data.users], "item_id": data.item_ids[data.items]}
     if data.ratings is not None:
@@ -286,18 +287,26 @@ def write(path: StrPath, data: Interactions) -> None:
     return write_columns(path, columns)
 
 
+def want_writable(path: StrPath, known: Sequence[str]) -> str:
+    """The suffix of a file to write, `.gz` put aside. DataError where it is not `known`."""
+    suffix = Path(Path(path).name.removesuffix(".gz")).suffix.lower()
+    if suffix not in known:
+        raise DataError(f"{path}: {suffix!r} can't be written; name it {', '.join(known[:-1])} or {known[-1]}")
+    return suffix
+
+
 def write_columns(path: StrPath, columns: Mapping[str, np.ndarray]) -> None:
     """Writes equally long columns as `.parquet` (wants polars), `.csv` or `.tsv` (`.gz` too)."""
-    format = guess_format(path)
-    if format == "parquet":
+    suffix = want_writable(path, TABLES)
+    if suffix == ".parquet":
         try:
             import polars
         except ImportError:
             raise DataError(f"{path}: writing parquet wants polars; pip install 'jaxrec[data]'") from None
         polars.DataFrame(dict(columns)).write_parquet(Path(path))
-    elif format in ("csv", "tsv"):
+    else:
         out = io.StringIO()
-        if format == "csv":
+        if suffix == ".csv":
             rows = csv.writer(out, lineterminator="\n")
         else:  # without quotes, as it is read
             rows = csv.writer(out, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
@@ -313,8 +322,6 @@ def write_columns(path: StrPath, columns: Mapping[str, np.ndarray]) -> None:
         content = out.getvalue().encode()
         # A fixed time stamp, so that the same columns give the same bytes.
         Path(path).write_bytes(gzip.compress(content, mtime=0) if Path(path).suffix == ".gz" else content)
-    else:
-        raise DataError(f"{path}: writing is for .csv, .tsv and .parquet")
 
 
 __all__ = ["FORMATS", "from_frame", "from_matrix", "from_scipy", "guess_format", "read", "write", "write_columns"]
