@@ -232,6 +232,23 @@ def for_new_users(
         corrected as the others are, with the gradients that their histories have.
     how: what `serve.calibrate_fold_in` finds, which is asked if none is given.
     """
+    more, joined, everybody = appended(tables, ledger, interactions, histories, how=how)
+    found = correct(more, joined, everybody, strengths, family=family, seed=seed)
+    return found._replace(user=found.user[interactions.num_users :])
+
+
+def appended(
+    tables: Tables,
+    ledger: GradientLedger,
+    interactions: Interactions,
+    histories: Interactions,
+    *,
+    how: serve.FoldIn | None = None,
+) -> tuple[Tables, GradientLedger, Interactions]:
+    """Tables, ledger and interactions with the users of `histories` appended, not corrected; as `for_new_users` says.
+
+    Biases that the tables have folded in are taken out of them first.
+    """
     known = without_folded(tables, ledger.items.pull.vector.shape[1])
     how = serve.calibrate_fold_in(known, interactions) if how is None else how
     more, joined = serve.with_new_users(known, ledger, histories, how=how)
@@ -241,8 +258,7 @@ def for_new_users(
         interactions.num_users + histories.num_users,
         interactions.num_items,
     )
-    found = correct(more, joined, everybody, strengths, family=family, seed=seed)
-    return found._replace(user=found.user[interactions.num_users :])
+    return more, joined, everybody
 
 
 def without_folded(tables: Tables, width: int) -> Tables:

@@ -85,11 +85,10 @@ def new_users(
     run: Path, saved: Saved, histories: Path, arm: Literal["adjusted", "plain"]
 ) -> tuple[Tables, Interactions]:
     """Tables of the users of a file alone, corrected as the run's own, and their histories in its item rows."""
-    from jaxrec import correct, runs, select, serve
+    from jaxrec import correct, runs, select
     from jaxrec.adapters import TwoTower
     from jaxrec.commands.adjust import to_rows
     from jaxrec.data import formats
-    from jaxrec.data.interactions import Interactions
     from jaxrec.transforms.adjustment import fold_bias
 
     data = formats.read(histories)
@@ -100,39 +99,15 @@ def new_users(
     without = new.user_ids[new.user_counts == 0]
     if len(without):
         print(f"note: {len(without):,} users of whom no item is known left out, the first is {without[0]}")
-    trained_on = runs.load_seen(run, saved)
-    ledger = runs.load_ledger(run)
-    known = _unfolded(saved.plain, ledger.items.pull.vector.shape[1])
-    how = serve.calibrate_fold_in(known, trained_on)
-    plain, ledger = serve.with_new_users(known, ledger, new, how=how)
-    everybody = Interactions(
-        _joined(trained_on.users, new.users + trained_on.num_users),
-        _joined(trained_on.items, new.items),
-        trained_on.num_users + new.num_users,
-        new.num_items,
-    )
-    found = runs.read_metrics(run)
-    family = found["settings"]["family"]
+    trained_on, ledger, found = runs.load_seen(run, saved), runs.load_ledger(run), runs.read_metrics(run)
+    family, seed = found["settings"]["family"], found["seed"]
+    more, joined, everybody = correct.appended(saved.plain, ledger, trained_on, new)
     if arm == "plain":
-        both = fold_bias(plain)
+        both = fold_bias(more)
     elif (run / "adjust.json").exists():
-        both = correct.correct(plain, ledger, everybody, found["selected"], family=family, seed=found["seed"])
+        both = correct.correct(more, joined, everybody, found["selected"], family=family, seed=seed)
     else:
-        plain = fold_bias(plain)
-        arms = select.arms(plain, ledger, everybody, family=family, seed=found["seed"])
-        both = select.apply(arms["adjusted"], found["selected"], plain, ledger)
+        more = fold_bias(more)
+        arms = select.arms(more, joined, everybody, family=family, seed=seed)
+        both = select.apply(arms["adjusted"], found["selected"], more, joined)
     return both._replace(user=both.user[trained_on.num_users :]), new
-
-
-def _unfolded(tables: Tables, width: int) -> Tables:
-    """Tables of the ledger's width, without the column of a user's own bias; a user column of ones is an item bias."""
-    user, item = tables.user[:, :width], tables.item[:, :width]
-    if bool((user[:, -1] == 1).all()):
-        return tables._replace(user=user[:, :-1], item=item[:, :-1], item_bias=item[:, -1])
-    return tables._replace(user=user, item=item)
-
-
-def _joined(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    return np.concatenate([a, b])
