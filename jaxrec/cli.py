@@ -155,6 +155,11 @@ def data_convert(
     file: tyro.conf.Positional[Path],
     to: Path,
     format: str | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    rating: str | None = None,
+    time: str | None = None,
+    separator: str | None = None,
     threshold: float | None = None,
     k_core: int | None = None,
 ) -> None:
@@ -164,12 +169,18 @@ def data_convert(
         file: What to read.
         to: What to write, .parquet, .csv, .tsv (.gz too) or .txt; or only a format's name, for a file beside the first.
         format: The format of FILE, where its name does not tell.
+        user: The column of users, where its name is no usual one.
+        item: The column of items.
+        rating: The column of ratings.
+        time: The column of times, numbers or ISO 8601 dates.
+        separator: What is between the columns of FILE, like ";", where that is not as usual in its format.
         threshold: Only pairs rated at least this much.
         k_core: Keep users and items with at least this many pairs.
     """
     from jaxrec import data
 
-    pairs = data.read(file, format=format, threshold=threshold)
+    columns = {"user": user, "item": item, "rating": rating, "time": time}
+    pairs = data.read(file, format=format, **columns, separator=separator, threshold=threshold)
     if k_core is not None:
         pairs = data.k_core(pairs, k_core)
     if str(to) in ("parquet", "csv", "tsv", "txt"):

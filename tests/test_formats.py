@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from jaxrec import data
+from jaxrec import cli, data
 from jaxrec.data import DataError, formats, registry
 from jaxrec.data.download import FetchError, download, extract
 
@@ -146,7 +146,10 @@ def test_lines_may_end_in_any_way(end: str, tmp_path: Path) -> None:
         ("x.txt", "", "the file is empty"),
         ("x.txt", "0\n1\n", "got 2 users and no items"),
         ("x.csv", "user,item\n1,2\n1\n", r"x\.csv:3: wanted 2 columns \(user, item\), got 1"),
-        ("x.csv", "user,thing\n1,2\n", "no column looks like the item"),
+        ("x.csv", "user,thing\n1,2\n", "no column looks like the item.*convert FILE --to NEW.csv --item NAME`$"),
+        ("x.csv", "user;item\n1;2\n", "or is it separated by ';'.*--separator"),
+        ("x.csv", "user;rating\n1;2,5\n", r"x\.csv:2: wanted 1 columns .* got 2; or is it separated by ';'"),
+        ("x.csv", "1,2,5\n1,3,4\n", "or is there no header"),
         ("x.csv", "user,item,rating\n1,2,nan\n", r"x\.csv:2: wanted a finite rating, got 'nan'"),
         ("x.csv", "user,item,rating\n1,2,3\n1,3,good\n", r"x\.csv:3: wanted a finite rating, got 'good'"),
         ("x.csv", "user,item,date\n1,2,3\n1,3,soon\n", r"x\.csv:3: wanted .* time or an ISO 8601 date, got 'soon'"),
@@ -165,6 +168,24 @@ def test_bad_files_are_named_with_their_line(name: str, text: str, message: str,
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         formats.read(path)
+
+
+def test_columns_and_separators_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.csv").write_text('who;what;stars;bought\n7;"a;b";5;1970-01-02\n8;c;2;1970-01-03\n')
+    named = {"user": "who", "item": "what", "rating": "stars", "time": "bought", "separator": ";"}
+    found = data.read(tmp_path / "x.csv", **named)  # type: ignore[arg-type]
+    assert (found.user_ids.tolist(), found.item_ids.tolist()) == ([7, 8], ["a;b", "c"])
+    assert (found.ratings.tolist(), found.times.tolist()) == ([5, 2], [86400, 172800])
+    options = [word for name, value in named.items() for word in (f"--{name}", value)]
+    assert cli.main(["data", "convert", str(tmp_path / "x.csv"), "--to", str(tmp_path / "y.csv"), *options]) == 0
+    again = data.read(tmp_path / "y.csv")
+    assert again.fingerprint == found.fingerprint
+    np.testing.assert_array_equal(again.times, found.times)
+    (tmp_path / "x.dat").write_text("1||2||3||4\n")
+    assert data.read(tmp_path / "x.dat", separator="||").ratings.tolist() == [3]
+    for name, separator in (("x.txt", ";"), ("x.csv", ""), ("x.csv", "\n")):
+        with pytest.raises(DataError, match=r"a separator of text is for u\.data, dat, csv, tsv, inter, got"):
+            data.read(tmp_path / name, separator=separator)
 
 
 def test_truncated_gzip_missing_files_and_other_encodings(tmp_path: Path) -> None:

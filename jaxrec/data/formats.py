@@ -28,6 +28,7 @@ NAMES = {
 }
 _TSV_BREAKS = frozenset("\t\r\n")
 TABLES = (".csv", ".tsv", ".parquet")  # what columns are written as
+SEPARATORS = {"u.data": "\t", "dat": "::", "csv": ",", "tsv": "\t", "inter": "\t"}  # between the fields of a line
 FORMATS = ("lines", "u.data", "dat", "csv", "tsv", "inter", "parquet", "matrix")
 
 
@@ -55,6 +56,7 @@ def read(
     item: str | None = None,
     rating: str | None = None,
     time: str | None = None,
+    separator: str | None = None,
     threshold: float | None = None,
 ) -> Interactions:
     """Reads one file, plain or gzip, in any format of `FORMATS`.
@@ -62,8 +64,9 @@ def read(
     lines: `user item item ...`, row numbers from 0. u.data: tab, no header, user item rating time.
     dat: `user::item::rating::time`. csv, tsv, inter, parquet: a header names the columns (`.inter` as `name:type`);
     columns not named by `user`, `item`, `rating`, `time` are found by their usual names. matrix: rows of ratings, 0
-    where missing. Times are numbers or ISO 8601 dates, which become seconds since 1970 (UTC where no offset is told).
-    With a `threshold`, only pairs rated at least that much are interactions.
+    where missing. Text in columns may have another `separator`. Times are numbers or ISO 8601 dates, which become
+    seconds since 1970 (UTC where no offset is told). With a `threshold`, only pairs rated at least that much are
+    interactions.
 
     Raises DataError, with file and line, for wrong columns, ragged or non-numeric lines, negative ids, NaN ratings,
     empty or truncated files.
@@ -72,6 +75,8 @@ def read(
     if format not in FORMATS:
         raise DataError(f"format must be one of {FORMATS}, got {format!r}")
     source = str(path)
+    if separator is not None and (format not in SEPARATORS or not separator.strip("\r\n")):
+        raise DataError(f"{path}: a separator of text is for {', '.join(SEPARATORS)}, got {separator!r} for {format}")
     if format == "lines":
         if threshold is not None:
             raise DataError(f"{path}: a threshold ({threshold:g}) needs ratings, and lines of items have none")
@@ -81,16 +86,14 @@ def read(
     wanted = {"user": user, "item": item, "rating": rating, "time": time}
     if format == "parquet":
         return from_frame(_read_parquet(path), threshold=threshold, source=source, **wanted)
+    rows = _split(path, separator or SEPARATORS[format], quotes=format == "csv")
     if format in ("u.data", "dat"):
-        separator = "\t" if format == "u.data" else "::"
-        header, rows = ["user_id", "item_id", "rating", "timestamp"], _split(path, separator)
-        lines, columns = _columns(path, rows, header)
+        header = ["user_id", "item_id", "rating", "timestamp"]
     else:
-        rows = _split(path, "," if format == "csv" else "\t")
         _, header = next(rows)
         if format == "inter":
             header = [name.split(":")[0] for name in header]
-        lines, columns = _columns(path, rows, header)
+    lines, columns = _columns(path, rows, header)
     found = _find(header, wanted, source)
     pick = {role: columns[header.index(name)] for role, name in found.items()}
     place = lambda row: f"{path}:{lines[row]}"  # noqa: E731
@@ -104,20 +107,19 @@ def read(
     )
 
 
-def _split(path: StrPath, separator: str) -> Iterator[tuple[int, list[str]]]:
+def _split(path: StrPath, separator: str, *, quotes: bool) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each line that is not blank."""
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error}); convert the file first") from None
-    if separator == "::":
+    if len(separator) > 1:
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
-                yield number, line.strip().split("::")
+                yield number, line.strip().split(separator)
         return
-    comma = separator == ","  # only there do quotes mean something
     reader = csv.reader(
-        io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE
+        io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     )
     try:
         for fields in reader:
@@ -133,7 +135,8 @@ def _columns(
     lines, table = [], []
     for number, fields in rows:
         if len(fields) != len(header):
-            raise DataError(f"{path}:{number}: wanted {len(header)} columns ({', '.join(header)}), got {len(fields)}")
+            wanted = f"{len(header)} columns ({', '.join(header)})"
+            raise DataError(f"{path}:{number}: wanted {wanted}, got {len(fields)}{_hint(header)}")
         lines.append(number)
         table.append(fields)
     if not table:
@@ -150,8 +153,21 @@ def _find(header: Sequence[str], wanted: dict[str, str | None], source: str) -> 
         if name is not None or guesses:
             found[role] = name if name is not None else guesses[0]
         elif role in ("user", "item"):
-            raise DataError(f"{source}: no column looks like the {role}; name one of {list(header)} with {role}=")
+            raise DataError(
+                f"{source}: no column looks like the {role}; name one of {list(header)} with {role}=, or with "
+                f"`jaxrec data convert FILE --to NEW.csv --{role} NAME`{_hint(header)}"
+            )
     return found
+
+
+def _hint(header: Sequence[str]) -> str:
+    """What may be wrong with a header that does not fit."""
+    other = next((s for s in ";\t|, " if len(header) == 1 and s in header[0]), None)
+    if other is not None:
+        return f"; or is it separated by {other!r}? Then pass that as separator= or --separator"
+    if any(np.isfinite(_float(name)) for name in header):
+        return "; or is there no header? Then put a first line like user,item,rating on top"
+    return ""
 
 
 def _ids(values: Sequence[str]) -> np.ndarray:
