@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +16,9 @@ from jaxrec.commands.adjust import adjust
 from jaxrec.commands.recommend import recommend
 from jaxrec.names import nearest
 from jaxrec.presets import PRESETS, Preset, Settings
+
+if TYPE_CHECKING:
+    from jaxrec.report.compare import Paired
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,26 @@ def _print_tests(tests: dict[str, dict[str, dict[str, float]]], k: int = 20) -> 
             cells = [f"{values[n]:.1f}" if n.startswith("arp") else f"{values[n]:.4f}" for n in names if n in values]
             table.add_row(test, arm, *cells)
     Console(width=110 if not sys.stdout.isatty() else None).print(table)
+
+
+def _print_pairs(found: Paired) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxrec.report.markup import chance
+
+    table = Table(title=f"each run − {found.first}, paired by user", title_justify="left", box=None, pad_edge=False)
+    for column in ("test", "run", "arm", "metric"):
+        table.add_column(column)
+    for column in ("difference, 95 % interval", "paired p", f"p, Holm over {len(found.rows)}"):
+        table.add_column(column, justify="right")
+    for row in found.rows:
+        table.add_row(*row[:4], row.difference, chance(row.found.p), chance(row.holm))
+    console = Console(width=110 if not sys.stdout.isatty() else None, markup=False)
+    if found.rows:
+        console.print(table)
+    for note in found.notes:
+        console.print(note)
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, data: str = "ml-100k") -> None:
@@ -233,13 +256,14 @@ def _strengths(text: str, names: Sequence[str]) -> dict[str, float]:
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
-    """Writes RUN/report.html of each run; of several runs also a page that compares them, and prints their tests.
+    """Writes RUN/report.html of each run; of several runs also a page that compares them, and prints their tests and
+    how far each differs from the first, paired by user.
 
     Args:
         runs: Finished RUN folders.
         out: The page that compares several runs; compare.html beside the first one if left out.
     """
-    from jaxrec.report import write_comparison, write_report
+    from jaxrec.report import paired, write_comparison, write_report
     from jaxrec.runs import read_metrics
 
     if not runs:
@@ -253,6 +277,7 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
             for test, arms in read_metrics(run).get("tests", {}).items():
                 tests.setdefault(test, {}).update({f"{run.name}: {arm}": values for arm, values in arms.items()})
         _print_tests(tests)
+        _print_pairs(paired(runs))
         pages.append(write_comparison(runs, out))
     for page in pages:
         print(page)

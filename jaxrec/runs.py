@@ -58,6 +58,13 @@ class Saved(NamedTuple):
     item_ids: np.ndarray
 
 
+class PerUser(NamedTuple):
+    """Metrics of one test, a number a user, by arm and name."""
+
+    user_ids: np.ndarray  # [N]
+    arms: dict[str, dict[str, np.ndarray]]  # arm -> metric -> [N]
+
+
 def read_metrics(run: StrPath) -> dict[str, Any]:
     """`metrics.json` of a finished RUN. FileNotFoundError where there is none."""
     path = Path(run) / "metrics.json"
@@ -200,6 +207,22 @@ def save_per_user(run: Path, results: Mapping[str, Mapping[str, Evaluation]]) ->
     }
     users = {f"{test}/users": e.users for test, e in results["plain"].items()}
     np.savez_compressed(run / "per_user.npz", **rows, **users)  # type: ignore[arg-type]
+
+
+def load_per_user(run: Path) -> dict[str, PerUser]:
+    """What `save_per_user` wrote, by test; nothing where the run has no such file."""
+    if not (run / "per_user.npz").exists():
+        return {}
+    with _arrays(run / "embeddings.npz") as tables:
+        ids = tables["user_ids"]
+    with _arrays(run / "per_user.npz") as found:
+        ends = "/users"
+        tests = {n.removesuffix(ends): PerUser(ids[found[n]], {}) for n in found if n.endswith(ends)}
+        for key in found:
+            if not key.endswith(ends):
+                test, arm, name = key.rsplit("/", 2)
+                tests[test].arms.setdefault(arm, {})[name] = found[key]
+        return tests
 
 
 def write_readings(run: Path, tables: Tables, ledger: GradientLedger, counts: np.ndarray) -> None:

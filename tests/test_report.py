@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import random_interactions
 
-from jaxrec import data, explore, models, rank, report, runs, select
+from jaxrec import cli, data, explore, metrics, models, rank, report, runs, select
 from jaxrec import ledger as ledgers
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.popularity import recommendation_counts
@@ -201,6 +201,56 @@ def test_comparing_says_what_differs(run: Path, tmp_path: Path) -> None:
     assert "learning_rate" not in table
     with pytest.raises(ValueError, match="at least two runs"):
         report.write_comparison([run])
+
+
+def _with_users(run: Path, to: Path, change: dict[str, np.ndarray]) -> Path:
+    """A copy of a run whose per_user.npz has some arrays replaced."""
+    shutil.copytree(run, to)
+    with np.load(run / "per_user.npz") as found:
+        np.savez(to / "per_user.npz", **{**found, **change})
+    return to
+
+
+def test_later_runs_are_paired_with_the_first(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with np.load(run / "per_user.npz") as found:
+        kept = dict(found)
+    key = "test/adjusted/ndcg@20"
+    better = kept[key] + np.random.default_rng(0).normal(0.05, 0.02, kept[key].shape).astype(np.float32)
+    turned = {name: values[::-1] for name, values in (kept | {key: better}).items()}  # users in another order
+    other = _with_users(run, tmp_path / "other", turned)
+    same = _with_users(run, tmp_path / "same", {})
+    found_pairs = report.paired([run, other, same])
+    assert not found_pairs.notes
+    names = {(row.arm, row.metric) for row in found_pairs.rows}
+    assert names == {(arm, name) for arm in ("plain", "adjusted") for name in ("recall@20", "ndcg@20")}
+    assert [row.run for row in found_pairs.rows] == ["other"] * 4 + ["same"] * 4
+    (moved,) = (row for row in found_pairs.rows if row.found.p < 1)
+    assert moved[:4] == ("test", "other", "adjusted", "ndcg@20")
+    assert moved.found == metrics.compare(better, kept[key])
+    assert moved.holm == pytest.approx(8 * moved.found.p)
+    assert cli.main(["report", str(run), str(other), str(same), "--out", str(tmp_path / "page.html")]) == 0
+    printed, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
+    for text in (printed, page):
+        assert moved.difference in text
+        assert f"{moved.found.p:.2g}" in text
+    assert "paired by user" in printed
+    assert "over 8 rows" in page
+
+
+def test_runs_of_other_users_or_data_are_not_paired(run: Path, tmp_path: Path) -> None:
+    with np.load(run / "per_user.npz") as found:
+        fewer = {name: values[1:] for name, values in found.items()}
+    other = _with_users(run, tmp_path / "other", fewer)
+    note = f"other and {run.name} ranked different users in the test 'test', so it is not paired."
+    assert report.paired([run, other])[1:] == ([], [note])
+    assert "ranked different users" in report.write_comparison([run, other], tmp_path / "page.html").read_text()
+    changed = _with_users(run, tmp_path / "changed", {})
+    runs.write_json(changed / "metrics.json", runs.read_metrics(changed) | {"fingerprint": "0"})
+    note = f"changed and {run.name} are of different data, so they are not paired."
+    assert report.paired([run, changed])[1:] == ([], [note])
+    (changed / "per_user.npz").unlink()
+    note = f"changed and {run.name} have no test in common whose users' metrics were kept."
+    assert report.paired([run, changed]).notes == [note]
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

@@ -1,17 +1,91 @@
-"""Several runs on one page: tests side by side, frontiers overlaid, and the settings that differ."""
+"""Several runs on one page: tests side by side and paired, frontiers overlaid, and the settings that differ."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec import metrics
 from jaxrec.report import figures
-from jaxrec.report.markup import ARMS, document, escape, section, table
+from jaxrec.report.markup import ARMS, arm_name, chance, document, escape, section, signed, table
 from jaxrec.report.page import Run, accuracy_table, metric_cut, read
+from jaxrec.report.words import cut_off
+from jaxrec.runs import PerUser, load_per_user, read_metrics
+
+
+class Pair(NamedTuple):
+    """One arm of a run less the same arm of the first run, over the users of a test."""
+
+    test: str
+    run: str
+    arm: str
+    metric: str
+    found: metrics.Comparison
+    holm: float  # p after Holm's correction over all rows
+
+    @property
+    def difference(self) -> str:
+        """The mean difference with its 95 % interval."""
+        mean, low, high = (signed(value, 4) for value in self.found[:3])
+        return f"{mean} [{low}, {high}]"
+
+
+class Paired(NamedTuple):
+    """Each later run against the first, and a sentence on each pair that cannot be made."""
+
+    first: str
+    rows: list[Pair]
+    notes: list[str]
+
+
+def paired(runs: Sequence[Path | str]) -> Paired:
+    """Each later run against the first, user by user, on the tests that both have: recall and NDCG, plain and adjusted.
+
+    The cut-off is that of the tables. Runs are paired where they are of the same data and the same users were tested.
+    """
+    folders = [Path(run) for run in runs]
+    first, *others = _names(folders)
+    found = [read_metrics(folder) for folder in folders]
+    users = [load_per_user(folder) for folder in folders]
+    rows: list[Pair] = []
+    notes = []
+    for name, its, by_test in zip(others, found[1:], users[1:], strict=True):
+        both = [users[0].keys(), by_test.keys(), found[0].get("tests", {}), its.get("tests", {})]
+        tests = [test for test in users[0] if all(test in known for known in both)]
+        if not tests:
+            notes.append(f"{name} and {first} have no test in common whose users' metrics were kept.")
+        elif not _same_data(its, found[0]):
+            notes.append(f"{name} and {first} are of different data, so they are not paired.")
+            continue
+        for test in tests:
+            one, other = by_test[test], users[0][test]
+            if np.array_equal(np.sort(one.user_ids), np.sort(other.user_ids)):
+                arms = {name: its["tests"][test]["plain"], first: found[0]["tests"][test]["plain"]}
+                rows += _pairs(test, name, one, other, cut_off(arms, metric_cut(found[0])))
+            else:
+                notes.append(f"{name} and {first} ranked different users in the test {test!r}, so it is not paired.")
+    corrected = metrics.holm([row.found.p for row in rows])
+    return Paired(first, [row._replace(holm=float(p)) for row, p in zip(rows, corrected, strict=True)], notes)
+
+
+def _same_data(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """By the fingerprint of what they were trained on; older runs have only a name."""
+    key = "fingerprint" if all("fingerprint" in found for found in (a, b)) else "data"
+    return bool(a.get(key) == b.get(key))
+
+
+def _pairs(test: str, run: str, one: PerUser, other: PerUser, k: int) -> list[Pair]:
+    order, its_order = (np.argsort(side.user_ids) for side in (one, other))
+    return [
+        Pair(test, run, arm, name, metrics.compare(one.arms[arm][name][order], other.arms[arm][name][its_order]), 1.0)
+        for arm in ("plain", "adjusted")
+        for name in (f"recall@{k}", f"ndcg@{k}")
+        if all(name in side.arms.get(arm, {}) for side in (one, other))
+    ]
 
 
 def write_comparison(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
@@ -33,6 +107,7 @@ def write_comparison(runs: Sequence[Path | str], out: Path | str | None = None) 
     parts = [
         f"<header><h1>{len(found)} runs compared</h1><p>{', '.join(links)}</p></header>",
         section("tests", "The tests side by side", *_tests(found)),
+        section("paired", "Against the first run, user by user", *_paired(paired(folders))),
         section("frontiers", "The frontiers", _frontiers(found)),
         section("differences", "What differs", _differences(found)),
     ]
@@ -62,6 +137,24 @@ def _tests(found: dict[str, Run]) -> list[str]:
             labels = {f"{name}: {ARMS.get(arm, arm)}": values for arm, values in arms.items()}
             tests.setdefault(title, {}).update(labels)
     return [accuracy_table(test, arms, wanted) for test, arms in tests.items()]
+
+
+def _paired(found: Paired) -> list[str]:
+    """Every pair as a row, and what could not be paired."""
+    parts = [f"<p>{escape(note)}</p>" for note in found.notes]
+    rows = [
+        [
+            f"{escape(f'{row.test}: {row.run} − {found.first}')}, {arm_name(row.arm)}, {escape(row.metric)}",
+            row.difference,
+            chance(row.found.p),
+            chance(row.holm),
+        ]
+        for row in found.rows
+    ]
+    if rows:
+        header = ["", "difference, 95 % interval", "paired p", f"after Holm’s correction over {len(rows)} rows"]
+        parts.append(table(header, rows, label="paired differences between the runs"))
+    return parts
 
 
 def _frontiers(found: dict[str, Run]) -> str:
