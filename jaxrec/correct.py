@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxrec import adapters, explore, frozen, metrics, pipeline, serve
 from jaxrec import select as selection
+from jaxrec.brief import brief
 from jaxrec.data import splits
 from jaxrec.data.interactions import DataError, Interactions, Split, contains, same_space
 from jaxrec.ledger import GradientLedger
@@ -57,6 +58,16 @@ class Adjusted(NamedTuple):
     grid: dict[str, Any]  # what `explore.grid` tells of the users that strengths were selected on
     notes: tuple[str, ...]
     seconds: dict[str, float]
+
+    def __repr__(self) -> str:
+        selected = self.selected["adjusted"].metrics
+        figures = {
+            f"{part} {name}": {arm: values[name] for arm, values in arms.items()}
+            for part, arms in self.validation.items()
+            for name in selected.get(part, {})
+            if name.startswith("ndcg@")
+        }
+        return brief(self, "tables", "strengths", **figures, reported_on=self.reported_on, notes=self.notes)
 
 
 def adjust(

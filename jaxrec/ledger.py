@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.brief import brief
 from jaxrec.rows import product
 from jaxrec.types import Array
 
@@ -34,6 +35,9 @@ class Role(NamedTuple):
     size: Array  # [N] Σ ‖∂ℓ/∂row‖
     events: Array  # [N] their number
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 class Side(NamedTuple):
     """The two roles of a side, and the weights of its totals (None where vectors are kept row by row)."""
@@ -42,12 +46,18 @@ class Side(NamedTuple):
     push: Role
     weight: Array | None = None  # [N]
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 class GradientLedger(NamedTuple):
     """The accumulated gradients: a pytree that a training step takes and returns."""
 
     items: Side
     users: Side
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 class Events(NamedTuple):

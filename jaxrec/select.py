@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxrec import ledger as ledgers
 from jaxrec import rank
+from jaxrec.brief import brief
 from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
@@ -66,6 +67,9 @@ class Problem(NamedTuple):
     users: list[np.ndarray]  # chunks of whole blocks [c]
     excluded: list[np.ndarray]  # [c, M]
     relevant: list[tuple[np.ndarray, ...]]  # a [c, T] each part, padded with -1
+
+    def __repr__(self) -> str:
+        return brief(self, "tables", "parts", "k", "block", users=sum(map(len, self.users)))
 
 
 def prepare(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.brief import brief
 from jaxrec.samplers import Sampler
 from jaxrec.step import Info, Step, TrainState
 from jaxrec.types import Array
@@ -79,6 +80,10 @@ class Fit:
     best_epoch: int
     history: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = "epochs"  # or "patience", "signal"
+
+    def __repr__(self) -> str:
+        last = self.history[-1] if self.history else {}
+        return brief(self, "best_epoch", "stopped", params=self.state.params, last=last)
 
 
 @dataclass

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.brief import brief
+
 Array = jax.Array
 Params = Any  # a pytree of arrays
 
@@ -59,6 +61,9 @@ class Tables(NamedTuple):
     item: Array  # [I, D]
     item_bias: Array | None = None  # [I]
     bias_strength: Array | None = None  # [U]
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 class Scorer(NamedTuple):

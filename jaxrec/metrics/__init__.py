@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxrec.brief import brief
 from jaxrec.metrics import popularity as pop
 from jaxrec.metrics.accuracy import (
     accuracy,
@@ -45,6 +46,10 @@ class Evaluation(NamedTuple):
     users: np.ndarray  # [N] int32, the ranked users that have test items
     per_user: dict[str, np.ndarray]  # each [N] float64, never NaN
     summary: dict[str, float]  # means of per_user, and the metrics that belong to all lists together
+
+    def __repr__(self) -> str:
+        accuracy = {name: value for name, value in self.summary.items() if name.startswith(("recall@", "ndcg@"))}
+        return brief(self, "users", summary=accuracy)
 
 
 def evaluate(
