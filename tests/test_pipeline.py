@@ -60,6 +60,21 @@ def test_a_run_may_be_named_by_text(run: Path) -> None:
     assert runs.read_history(str(run)) == runs.read_history(run)
 
 
+def test_the_keys_of_the_embeddings_are_those_that_the_pages_tell(tmp_path: Path) -> None:
+    seen = random_interactions(0)
+    plain, corrected = (Tables(jnp.full((30, 2), x), jnp.full((20, 2), x)) for x in (1.0, 2.0))
+    for save, keys in ((runs.save_tables, ("", "_adjusted")), (runs.save_corrected, ("_plain", ""))):
+        save(tmp_path, seen, plain, corrected)
+        with np.load(tmp_path / "embeddings.npz") as arrays:
+            assert [float(arrays[f"user{end}"].max()) for end in keys] == [1, 2]
+            assert [float(arrays[f"item{end}"].max()) for end in keys] == [1, 2]
+        saved = runs.load_tables(tmp_path)
+        assert (saved.plain.user.max(), saved.adjusted.user.max()) == (1, 2)
+    root = Path(__file__).parents[1]
+    for page in ("README.md", "docs/howto.md"):
+        assert "runs.load_tables" in (root / page).read_text(encoding="utf-8")
+
+
 def test_the_report_is_one_file_without_network(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert page.count("<svg") == 6
