@@ -70,7 +70,7 @@ def materialised(arrays: Any, ids: Array) -> Any:
 
 def _apart(function: Callable[..., Any], ids: Array, *operands: Array) -> Any:
     """function(*operands, one) in a branch; the compiler knows neither which one is taken nor that one is 1."""
-    never = ids.ravel()[0] == jnp.iinfo(ids.dtype).min
+    never = ids.ravel()[0].astype(jnp.int32) == jnp.iinfo(jnp.int32).min  # 0 is the least of unsigned ids
     one = jnp.where(never, 0.0, 1.0).astype(jnp.float32)
     shapes = jax.eval_shape(function, *operands, one)
 

@@ -23,6 +23,13 @@ def test_take_has_the_bits_of_indexing(shape: tuple[int, ...], dtype: jnp.dtype,
     np.testing.assert_array_equal(found, np.asarray(table)[np.asarray(IDS)])
 
 
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.uint32, jnp.int8])
+def test_ids_of_any_integers_are_ids(dtype: jnp.dtype) -> None:
+    table, ids = jax.random.normal(jax.random.key(0), (5, 4)), jnp.array([0, 3, 0]).astype(dtype)
+    np.testing.assert_array_equal(rows.take(table, ids), np.asarray(table)[[0, 3, 0]])
+    np.testing.assert_array_equal(rows.materialised(table, ids), table)
+
+
 def test_take_of_nothing_is_empty() -> None:
     assert rows.take(jnp.ones((5, 4)), jnp.zeros(0, jnp.int32)).shape == (0, 4)
 
