@@ -64,9 +64,7 @@ def follow(train: Interactions, settings: Settings, *, epochs: int, every: int) 
         if row["epoch"] % every and row["epoch"] not in (1, epochs):
             return
         tables = models.embed(model, state.params)
-        values = analysis.item_readings(tables, state.ledger)
-        events = np.maximum(np.asarray(state.ledger.items.pull.events), 1)
-        values["magnitude_per_event"] = values["magnitude"] / events
+        values = analysis.claimed(tables, state.ledger)
         groups = {n: analysis.by_popularity(values[n], counts, groups=GROUPS) for n in READ}
         claims = analysis.claims(tables, state.ledger, counts)
         found.append(

@@ -72,7 +72,7 @@ def claims(tables: Tables, ledger: GradientLedger, counts: np.ndarray) -> dict[s
     events by itself; `magnitude_per_event`, p_i divided by the positive events, tells what is left of it beyond that.
     """
     seen, found = counts > 0, {}
-    for name, values in _claimed(tables, ledger).items():
+    for name, values in claimed(tables, ledger).items():
         rho, p = spearman(values[seen], counts[seen])
         found[name] = {"spearman": rho, "p": p}
     return found
@@ -81,12 +81,14 @@ def claims(tables: Tables, ledger: GradientLedger, counts: np.ndarray) -> dict[s
 def correlations(tables: Tables, ledger: GradientLedger, counts: np.ndarray) -> dict[str, float]:
     """The correlations of `claims` alone, to watch while training."""
     seen = counts > 0
-    return {name: rank_correlation(x[seen], counts[seen]) for name, x in _claimed(tables, ledger).items()}
+    return {name: rank_correlation(x[seen], counts[seen]) for name, x in claimed(tables, ledger).items()}
 
 
-def _claimed(tables: Tables, ledger: GradientLedger) -> dict[str, np.ndarray]:
+def claimed(tables: Tables, ledger: GradientLedger) -> dict[str, np.ndarray]:
+    """`item_readings`, and magnitude_per_event: p_i / events, 0 where there are none. A decayed ledger has parts of
+    one."""
     readings, events = item_readings(tables, ledger), np.asarray(ledger.items.pull.events)
-    return readings | {"magnitude_per_event": readings["magnitude"] / np.maximum(events, 1)}
+    return readings | {"magnitude_per_event": readings["magnitude"] / np.where(events > 0, events, 1)}
 
 
 def by_popularity(values: np.ndarray, counts: np.ndarray, *, groups: int = 10) -> list[dict[str, float]]:

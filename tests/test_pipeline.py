@@ -416,6 +416,15 @@ def test_claims_are_spearman_of_readings_with_popularity() -> None:
     assert analysis.correlations(tables, ledger, counts) == {name: x["spearman"] for name, x in found.items()}
 
 
+def test_magnitude_per_event_of_a_decayed_ledger_is_that_of_the_plain_one() -> None:
+    size, events = jnp.array([3.0, 1.0, 0.0]), jnp.array([2.0, 1.0, 0.0])
+    ledger, tables = ledgers.init(2, 3, 2), Tables(jnp.ones((2, 2)), jnp.ones((3, 2)))
+    for factor in (1.0, 1e-3):
+        pull = ledger.items.pull._replace(size=factor * size, events=factor * events)
+        found = analysis.claimed(tables, ledger._replace(items=ledger.items._replace(pull=pull)))
+        np.testing.assert_allclose(found["magnitude_per_event"], [1.5, 1.0, 0.0], rtol=1e-6)
+
+
 def test_spearman_is_that_of_scipy_ties_included() -> None:
     rng = np.random.default_rng(0)
     for size, high in ((3, 9), (4, 3), (50, 5), (400, 10**6)):
