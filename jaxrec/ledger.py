@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.brief import brief
-from jaxrec.rows import product
+from jaxrec.rows import evened, norm, product
 from jaxrec.types import Array
 
 Weighting = Literal["uniform", "count", "ratio"]
@@ -178,7 +178,7 @@ def magnitude(side: Side, by: str = "size") -> Array:
         return ratio(side)
     if by == "vector":
         want_vectors(side)
-        return jnp.linalg.norm(side.pull.vector, axis=-1)
+        return norm(side.pull.vector)
     raise ValueError(f"by must be one of size, push, vector, ratio, count; got {by!r}")
 
 
@@ -199,22 +199,28 @@ def direction(side: Side, weighting: Weighting = "uniform", *, where: Array | No
         weight = weights[weighting](side.pull.size)
         kept = weight if where is None else jnp.where(where, weight, 0.0)
         total = product(kept, side.pull.vector)
-    return total / jnp.maximum(jnp.linalg.norm(total), EPS)
+    total = evened(total)
+    length = norm(total)
+    return total / jnp.where(length > 0, length, 1.0)
 
 
 def alignment(side: Side, rows: Array | None = None, d: Array | None = None) -> Array:
     """How close each row is to positive interactions, [N] cosines in [-1, 1]: claim (i) of the paper.
 
     With rows [N, D]: cos(v_i, d), d the side's `direction` unless given. Without: cos(P_i + N_i, P_i), the share of
-    positive interactions in the direction that all of the row's gradients point to. Zero rows align to nothing: 0.
+    positive interactions in the direction that all of the row's gradients point to. Zero rows align to nothing: 0;
+    rows of any other size have their cosine.
     """
     if rows is not None:
-        d = direction(side) if d is None else d
-        return product(rows, d) / jnp.maximum(jnp.linalg.norm(rows, axis=-1) * jnp.linalg.norm(d), EPS)
+        rows, d = evened(rows), evened(direction(side) if d is None else d)
+        return _cosine(product(rows, d), norm(rows) * norm(d))
     want_vectors(side)
-    pull, both = side.pull.vector, side.pull.vector + side.push.vector
-    sizes = jnp.linalg.norm(pull, axis=-1) * jnp.linalg.norm(both, axis=-1)
-    return jnp.sum(pull * both, axis=-1) / jnp.maximum(sizes, EPS)
+    pull, both = evened(side.pull.vector), evened(side.pull.vector + side.push.vector)
+    return _cosine(jnp.sum(pull * both, axis=-1), norm(pull) * norm(both))
+
+
+def _cosine(products: Array, sizes: Array) -> Array:
+    return products / jnp.where(sizes > 0, sizes, 1.0)
 
 
 def want_vectors(side: Side) -> None:

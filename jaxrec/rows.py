@@ -54,6 +54,35 @@ def length(rows: Array) -> Array:
     return jnp.sqrt(product(rows * rows, ones))
 
 
+def root(squares: Array) -> Array:
+    """√x of x >= 0, whose gradient at 0 is 0 where that of `jnp.sqrt` is infinite.
+
+    >>> jax.vmap(jax.value_and_grad(root))(jnp.array([4.0, 0.0]))[1].tolist()
+    [0.25, 0.0]
+    """
+    none = squares == 0
+    return jnp.where(none, 0.0, jnp.sqrt(jnp.where(none, 1.0, squares)))
+
+
+@jax.jit
+def norm(rows: Array) -> Array:
+    """‖row‖ along the last axis, [.., W] -> [..]; the gradient of a zero row is 0."""
+    return root(jnp.sum(rows * rows, axis=-1))
+
+
+def evened(rows: Array) -> Array:
+    """Rows times powers of two, [.., W], so that the largest element of each is in [2, 4): squares neither vanish nor
+    overflow, and what only reads directions has the bits that it had.
+
+    >>> evened(jnp.array([[3.0, 4.0], [3e-30, 0.0], [0.0, 0.0]]))[0].tolist()
+    [1.5, 2.0]
+    """
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
+    some = (largest >= jnp.finfo(rows.dtype).tiny) & jnp.isfinite(largest)
+    mantissa, _ = jnp.frexp(jnp.where(some, largest, 1.0))
+    return rows * jnp.where(some, 4.0 * mantissa / jnp.where(some, largest, 1.0), 1.0)  # the quotient is exact
+
+
 def materialised(arrays: Any, ids: Array) -> Any:
     """The arrays as they are, on a CPU written out, so that what made them is not fused into what reads them.
 

@@ -181,6 +181,32 @@ def test_an_empty_ledger_reads_as_zeros() -> None:
         assert jnp.all(reading == 0)
 
 
+@pytest.mark.parametrize("factor", [2.0**-100, 2.0**-24, 2.0**60])
+def test_cosines_do_not_depend_on_the_size_of_gradients(factor: float) -> None:
+    side = observe([1, 2, 3]).items
+    role = lambda r: r._replace(vector=factor * r.vector)  # noqa: E731
+    scaled = side._replace(pull=role(side.pull), push=role(side.push))
+    np.testing.assert_array_equal(ledgers.direction(scaled), ledgers.direction(side))
+    np.testing.assert_array_equal(ledgers.alignment(scaled), ledgers.alignment(side))
+    d, rows = ledgers.direction(side), scaled.pull.vector.at[0].set(0.0)
+    found, wanted = (ledgers.alignment(s, s.pull.vector, d) for s in (scaled, side))
+    np.testing.assert_array_equal(found, wanted)
+    assert ledgers.alignment(side, rows, d)[0] == 0 != wanted[0]
+
+
+def test_readings_of_a_row_without_events_have_a_gradient_of_zero() -> None:
+    ledger = observe([1])
+    pull = ledger.items.pull._replace(vector=ledger.items.pull.vector.at[2].set(0.0))
+
+    def total(vector: jax.Array) -> jax.Array:
+        side = ledger.items._replace(pull=pull._replace(vector=vector), push=pull)
+        rows = jax.lax.stop_gradient(vector)
+        return jnp.sum(ledgers.alignment(side) + ledgers.alignment(side, rows) + ledgers.magnitude(side, "vector"))
+
+    assert np.isfinite(jax.grad(total)(pull.vector)).all()
+    assert np.isfinite(jax.grad(lambda rows: jnp.sum(ledgers.alignment(ledger.items, rows)))(pull.vector)).all()
+
+
 @pytest.mark.parametrize("call", [lambda s: ledgers.magnitude(s, "mass"), lambda s: ledgers.direction(s, "mass")])
 def test_unknown_readings_name_the_known_ones(call) -> None:
     with pytest.raises(ValueError, match=r"must be one of .*'mass'"):
