@@ -28,7 +28,7 @@ from jaxrec.types import Array, Tables
 if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
 
-TEMPERATURES = (1e-3, 1e3)  # what a fitted τ may be, in units of the median `score_scale`
+TEMPERATURES = (1e-3, 1e3)  # what a fitted τ may be, in units of the median `score_scale` of users with a history
 
 
 def frozen_model(tables: Tables) -> Model:
@@ -60,12 +60,18 @@ def score_scale(tables: Tables) -> Array:
     >>> score_scale(Tables(jnp.array([[2.0], [0.0]]), jnp.array([[1.0], [-1.0]]))).tolist()
     [2.0, 1.0]
     """
+    spread = _spread(tables)
+    return jnp.where(spread > 0, spread, 1.0)
+
+
+def _spread(tables: Tables) -> Array:
+    """`score_scale`, and 0 where all scores are equal."""
     folded = fold_bias(tables)
     centred = folded.item - jnp.mean(folded.item, axis=0, keepdims=True)
     covariance = product(centred.T, centred) / folded.item.shape[0]
     square = jnp.sum(product(folded.user, covariance) * folded.user, axis=1)
-    floor = 1e-12 * jnp.maximum(jnp.max(square), 1e-30)
-    return jnp.where(square > floor, jnp.sqrt(jnp.where(square > floor, square, 1.0)), 1.0)
+    floor = 1e-12 * jnp.maximum(jnp.max(square, initial=0.0), 1e-30)
+    return jnp.where(square > floor, jnp.sqrt(jnp.where(square > floor, square, 1.0)), 0.0)
 
 
 def scale_users(tables: Tables, factor: Array) -> Tables:
@@ -113,7 +119,8 @@ def fit_temperature(
         inverse = jnp.exp(log_inverse)
         return jnp.mean(loss(inverse * positive, inverse * negative, where=where, log_q=log_q))
 
-    spread = float(jnp.median(score_scale(folded)))
+    spreads = np.asarray(_spread(folded._replace(user=folded.user[np.flatnonzero(interactions.user_counts)])))
+    spread = float(jnp.median(spreads[spreads > 0])) if spreads.any() else 1.0
     low, high = (float(-np.log(t * spread)) for t in reversed(TEMPERATURES))
     best = minimize_scalar(lambda x: float(at(jnp.float32(x))), bounds=(low, high), method="bounded")
     return float(np.exp(-best.x))

@@ -98,6 +98,20 @@ def test_the_temperature_is_found_again_and_follows_the_scale() -> None:
         assert other == pytest.approx(scale * found, rel=1e-3)
 
 
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_users_without_scores_or_interactions_do_not_move_the_temperature(scale: float) -> None:
+    tables, pairs = softmax_world(2.0)
+    found = frozen.fit_temperature(tables, pairs)
+    rng = np.random.default_rng(1)
+    for rows in (np.zeros((1000, 6)), 1e6 * rng.normal(size=(1000, 6))):
+        user = jnp.concatenate([tables.user, jnp.asarray(rows, jnp.float32)])
+        more = Interactions(pairs.users, pairs.items, 1200, 80)
+        other = frozen.fit_temperature(tables._replace(user=scale * user), more)
+        assert other == pytest.approx(scale * found, rel=1e-3)
+    nothing = tables._replace(user=jnp.zeros_like(tables.user))
+    assert frozen.fit_temperature(nothing, pairs) > 0
+
+
 def test_a_fitted_temperature_reads_gradients_where_scores_are_small() -> None:
     """At the wrong scale every gradient is alike, and magnitudes tell the count; at a fitted one they tell more."""
     tables, pairs = softmax_world(0.5)
