@@ -16,6 +16,7 @@ from jaxrec import baselines, metrics, models, objectives, presets, testing
 from jaxrec.baselines import dap, invcf, paac, ppac
 from jaxrec.baselines.branch import popularity_model
 from jaxrec.baselines.parts import on_backbone
+from jaxrec.data import Interactions
 from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.presets import Settings
 from jaxrec.step import Step
@@ -386,6 +387,14 @@ def slow_ppac(
         found[b] = np.mean([np.log1p(np.exp(s - score)) for s, _ in rows])
         found[b] += weight / 2 * (error + np.mean([e for _, e in rows]))
     return found
+
+
+def test_ppac_where_no_two_users_share_an_item_has_only_global_popularity() -> None:
+    apart = Interactions([0, 1, 2], [0, 1, 2], 3, 4)
+    method = baselines.build("ppac", apart, width=D, batch_size=4)
+    found = baselines.fit_method(method, epochs=1)
+    assert np.isfinite(found.history[-1]["loss"])
+    assert np.isfinite(method.rank(found.state.params).block(np.arange(3))).all()
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.8])

@@ -141,6 +141,8 @@ def objective(known: Popularity, *, weight: float = 1e-3) -> RowObjective:
     values, everywhere = jnp.asarray(known.personal.data), jnp.asarray(known.everywhere)
 
     def personal(users: Array, candidates: Array) -> Array:
+        if not values.size:  # no two users have an item in common
+            return jnp.zeros(candidates.shape, values.dtype)
         where, found = find_pairs(starts, items, users, candidates)
         return jnp.where(found, values.at[where].get(mode="fill", fill_value=0.0), 0.0)
 
