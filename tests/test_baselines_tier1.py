@@ -432,6 +432,18 @@ def test_pd_is_its_formula_with_popularity_of_the_stage(stages: int) -> None:
     np.testing.assert_allclose(gradient, wanted, rtol=1e-3, atol=1e-5)
 
 
+def test_equal_times_share_a_stage_and_no_stage_is_empty() -> None:
+    times = np.random.default_rng(0).integers(0, 6, len(TRAIN))
+    found = pd.popularity(dataclasses.replace(TRAIN, times=times), stages=4)
+    assert found.stages is not None
+    by_pair = times[np.argsort(TRAIN.keys, kind="stable")]
+    stage = {t: set(np.asarray(found.stages)[by_pair == t].tolist()) for t in range(6)}
+    assert all(len(one) == 1 for one in stage.values())
+    assert sorted(set.union(*stage.values())) == list(range(len(found.shares)))
+    once = pd.popularity(dataclasses.replace(TRAIN, times=np.zeros(len(TRAIN))), stages=4)
+    np.testing.assert_array_equal(once.shares, pd.popularity(TRAIN).shares)
+
+
 def test_pd_at_gamma_0_is_bpr_of_the_positive_part_and_bpr_itself_above_0() -> None:
     batch, above = batch_of(), (jnp.linspace(0.1, 2.0, B), jnp.linspace(2.0, 0.1, B * K).reshape(B, K))
     found = pd.objective(pd.popularity(TRAIN), gamma=0.0)(batch)(*above, where=batch.where)

@@ -54,16 +54,19 @@ class Popularity(NamedTuple):
 def popularity(train: Interactions, *, stages: int = 10) -> Popularity:
     """Shares by stage, time cut into `stages` of equal numbers of interactions; one stage where there are no times.
 
-    An item without interactions in a stage counts as one with one, so that m^γ never is 0.
+    Equal times share a stage, so stages may be fewer and of other sizes where many are equal. An item without
+    interactions in a stage counts as one with one, so that m^γ never is 0.
     """
     if stages < 1:
         raise ValueError(f"pd wants at least one stage, got {stages}; 10 is the source's")
     if train.times is None or stages == 1:
         return Popularity(share(train.item_counts[None, :]))
     order = np.argsort(train.keys, kind="stable")
-    when = np.argsort(np.argsort(np.asarray(train.times)[order], kind="stable"), kind="stable")
-    stage = (when * stages // max(len(train), 1)).astype(np.int32)
-    counts = np.zeros((stages, train.num_items))
+    times = np.asarray(train.times)[order]
+    when = np.searchsorted(np.sort(times), times)  # how many are earlier
+    there, stage = np.unique(when * stages // max(len(train), 1), return_inverse=True)
+    stage = stage.astype(np.int32)
+    counts = np.zeros((len(there), train.num_items))
     np.add.at(counts, (stage, train.items[order]), 1)
     starts, items = train.csr()
     return Popularity(
