@@ -232,6 +232,8 @@ def test_bad_requests_say_what_to_do() -> None:
         (lambda: models.ease(TRAIN, l2=0.0), "l2 must be positive"),
         (lambda: models.spectral(TRAIN, 19), "width must be between 1 and the smaller number of 25 users and 18 items"),
         (lambda: models.spectral(TRAIN, 4, rounds=0), "rounds must be at least 1"),
+        (lambda: models.spectral(Interactions([], [], 2, 3), 1), "there are no interactions"),
+        (lambda: models.graph_filter(Interactions([], [], 2, 3), width=1), "there are no interactions"),
         (lambda: models.graph_filter(TRAIN, width=19), "width must be between 1 and the smaller number of 25 users"),
         (lambda: models.graph_filter(TRAIN, width=4, low_pass=-1.0), "low_pass and sharpening must be at least 0"),
         (lambda: models.itemknn(TRAIN, neighbours=0), "neighbours must be at least 1"),

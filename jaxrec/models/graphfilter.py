@@ -39,7 +39,8 @@ def graph_filter(
     V comes from a random range, improved `rounds` times, as in `spectral`. Memory: 16 bytes an interaction, 4 I width
     bytes, and a few blocks of users x items while it ranks.
 
-    Raises ValueError for a width above the number of users or items, low_pass or sharpening < 0, or rounds < 1.
+    Raises ValueError for no interactions, a width above the number of users or items, low_pass or sharpening < 0, or
+    rounds < 1.
 
     >>> from jaxrec.data import Interactions
     >>> scores = graph_filter(Interactions([0, 0, 1], [0, 1, 1], 2, 3), width=1, sharpening=0.0).block(np.array([1]))

@@ -36,7 +36,7 @@ def spectral(
     validation part of Gowalla, where few rounds, which leave the smaller singular vectors inexact, ranked better than
     exact ones.
 
-    Raises ValueError for a width above the number of users or items, or rounds < 1.
+    Raises ValueError for no interactions, a width above the number of users or items, or rounds < 1.
 
     >>> from jaxrec.data import Interactions
     >>> tables = spectral(Interactions([0, 0, 1, 2], [0, 1, 1, 2], 3, 3), 2)
@@ -50,7 +50,9 @@ def spectral(
 
 
 def want_width_and_rounds(train: Interactions, width: int, rounds: int) -> None:
-    """ValueError where there are not so many vectors, or nothing is improved."""
+    """ValueError where there is nothing to decompose, there are not so many vectors, or nothing is improved."""
+    if not len(train):
+        raise ValueError("there are no interactions to decompose")
     if not 1 <= width <= min(train.num_users, train.num_items):
         raise ValueError(
             f"width must be between 1 and the smaller number of {train.num_users} users and {train.num_items} items, "
