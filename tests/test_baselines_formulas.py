@@ -177,6 +177,25 @@ def test_adjusted_tables_rank(adjust: adj.Adjustment) -> None:
     assert lists.items.shape == (USERS, 3)
 
 
+def test_gradients_through_pc_and_ddc_are_finite_at_a_zero_row() -> None:
+    tables = some_tables(bias=False)
+    tables = Tables(tables.user.at[1].set(0.0), tables.item.at[2].set(0.0))
+    scalars = ddc.Scalars(jnp.ones(USERS), jnp.ones(USERS))
+    along = ddc.Directions(jnp.ones(tables.item.shape[1]), jnp.ones_like(tables.user))
+    for make in (
+        lambda a: pc.adjustment(a, COUNTS, beta=a),
+        lambda a: pc.adjustment(a, COUNTS, beta=1.0),
+        lambda a: ddc.adjustment(scalars, along, popularity=a),
+    ):
+
+        def total(tables: Tables, strength: Any, make: Any = make) -> Any:
+            found = adj.fold_bias(make(strength)(tables, empty_ledger()))
+            return jnp.sum(jnp.sin(found.user @ found.item.T))
+
+        for leaf in jax.tree.leaves(jax.grad(total, argnums=(0, 1))(tables, 0.3)):
+            assert np.isfinite(leaf).all()
+
+
 # adap_tau
 
 

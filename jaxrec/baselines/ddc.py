@@ -23,6 +23,7 @@ from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
 from jaxrec.models.base import candidate_scores, pair_scores
 from jaxrec.models.wrappers import unit
+from jaxrec.rows import norm
 from jaxrec.select import Arm
 from jaxrec.transforms.adjustment import Adjustment, Strength, fold_bias
 from jaxrec.types import Array, Batch, Tables
@@ -160,7 +161,7 @@ def adjustment(
         tables = fold_bias(tables)
         moved = (popularity * scalars.popularity)[:, None] * along.popularity[None, :]
         moved += (preference * scalars.preference)[:, None] * along.preference
-        return tables._replace(user=tables.user + jnp.linalg.norm(tables.user, axis=1, keepdims=True) * moved)
+        return tables._replace(user=tables.user + norm(tables.user)[:, None] * moved)
 
     return apply
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.ledger import GradientLedger
-from jaxrec.rows import product
+from jaxrec.rows import product, root
 from jaxrec.select import Arm
 from jaxrec.transforms.adjustment import Adjustment, Strength, fold_bias, identity, is_zero
 from jaxrec.types import Array, Tables
@@ -33,7 +33,7 @@ def adjustment(strength: Strength, counts: Array | np.ndarray, *, beta: Strength
         square = beta**2 * _quadratic(user, product(shrunk.T, shrunk)) + (1.0 - beta) * (
             2.0 * mixed + (1.0 - beta) * jnp.sum(inverse**2)
         )
-        kappa = jnp.where(square > 0, jnp.sqrt(scores / jnp.where(square > 0, square, 1.0)), 0.0)
+        kappa = jnp.where(square > 0, root(scores / jnp.where(square > 0, square, 1.0)), 0.0)
         return Tables(
             jnp.concatenate([user, (strength * beta * kappa)[:, None] * user], axis=1),
             jnp.concatenate([item, shrunk], axis=1),
