@@ -30,7 +30,7 @@ class RowOptimizer(NamedTuple):
 
 
 def _rate(rate: Rate, step: Array) -> Array:
-    return jnp.asarray(rate(step) if callable(rate) else rate, jnp.float32)
+    return jnp.asarray(rate(step) if callable(rate) else rate, float)
 
 
 def sum_by_row(slots: Array, ids: Array, gradients: Array) -> tuple[Array, Array, Array]:
@@ -134,7 +134,7 @@ def row_adam(rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-
     def update(table: Array, state: AdamState, ids: Array, gradients: Array) -> tuple[Array, AdamState]:
         slots, target, grad = sum_by_row(state.slots, ids, gradients)
         touched = state.touched.at[target].add(1, mode="drop")
-        count = _present(touched, target)[:, None].astype(jnp.float32)
+        count = _present(touched, target)[:, None].astype(float)
         mean = b1 * _present(state.mean, target) + (1 - b1) * grad
         square = b2 * _present(state.square, target) + (1 - b2) * grad * grad
         first, second = _bias_correction(b1, count), _bias_correction(b2, count)

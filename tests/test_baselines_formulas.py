@@ -11,8 +11,8 @@ import pytest
 from conftest import random_interactions
 from scipy.special import lambertw
 
+from jaxrec import baselines, objectives, rank
 from jaxrec import ledger as ledgers
-from jaxrec import objectives, rank
 from jaxrec.baselines import adap_tau, bc_loss, ccl, ddc, ipl, pc, popgo, resn, tde, zerosum
 from jaxrec.ledger import GradientLedger
 from jaxrec.transforms import adjustment as adj
@@ -245,6 +245,16 @@ def test_adap_tau_starts_at_its_temperature_and_a_wide_beta_keeps_one_for_all() 
     scales = adap_tau.user_scales(seen, everybody, w0)
     assert np.all(np.diff(scales) <= 0)  # the larger the loss, the larger the temperature
     assert scales[0] > 5 > scales[-1]
+
+
+def test_a_step_of_adap_tau_in_float64_keeps_its_dtypes() -> None:
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        _, sampler, step = baselines.build("adap_tau", random_interactions(), width=4, batch_size=16)[:3]
+        state = step.init(jax.random.key(0))
+        batch = sampler.draw(sampler.data, state.key, jnp.int32(0))
+        after = jax.eval_shape(step.update, state, batch)[0]
+        assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
+        assert after.transform[1].loss.dtype == jnp.float64
 
 
 # ddc

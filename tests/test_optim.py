@@ -69,6 +69,16 @@ def test_equals_the_dense_namesake(rows: Callable, dense: Callable, all_rows: bo
     assert not np.allclose(found, table)
 
 
+@pytest.mark.parametrize(("rows", "dense", "all_rows"), CASES)
+def test_tables_of_float64_are_updated_in_float64(rows: Callable, dense: Callable, all_rows: bool) -> None:
+    with jax.enable_x64(True):
+        table = jax.random.normal(jax.random.key(0), (N, W))
+        batches = [(ids, gradients.astype(np.float64)) for ids, gradients in steps(1, all_rows=all_rows)]
+        found, wanted = run_rows(rows(0.1), table, batches), run_dense(dense(0.1), table, batches)
+        assert found.dtype == jnp.float64
+        np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-12)
+
+
 @given(st.integers(0, 2**31), st.booleans())
 def test_adagrad_equals_a_loop_over_rows(seed: int, by_row: bool) -> None:
     table = np.random.default_rng(seed).normal(size=(N, W)).astype(np.float32)

@@ -65,7 +65,7 @@ def init(num_users: int, *, num_negatives: int, temperature: float = 0.1) -> Sta
         raise ValueError(
             f"adap_tau wants a temperature > 0 and at least 2 negatives, got {temperature} and {num_negatives}"
         )
-    gap = jnp.asarray(temperature * np.log(num_negatives), jnp.float32)
+    gap = jnp.asarray(temperature * np.log(num_negatives), float)
     return State(jnp.zeros(num_users), jnp.zeros(num_users, bool), gap, jnp.zeros(()))
 
 
@@ -81,7 +81,7 @@ def user_scales(state: State, users: Array, w0: Array, *, beta: float = 1.0) -> 
     """
     if not beta > 0:
         raise ValueError(f"adap_tau wants beta > 0, got {beta}; inf gives everybody the same temperature")
-    known = state.seen.astype(jnp.float32)
+    known = state.seen.astype(state.loss.dtype)
     mean = jnp.sum(state.loss * known) / jnp.maximum(jnp.sum(known), 1.0)
     return w0 * jnp.exp(-lambert_w(jnp.where(state.seen[users], (state.loss[users] - mean) / beta, 0.0)))
 
