@@ -64,7 +64,8 @@ def row_sgd(rate: Rate) -> RowOptimizer:
         return SgdState(jnp.zeros((), jnp.int32))
 
     def update(table: Array, state: SgdState, ids: Array, gradients: Array) -> tuple[Array, SgdState]:
-        return table.at[ids].add(-_rate(rate, state.step) * gradients), SgdState(state.step + 1)
+        change = -_rate(rate, state.step) * gradients
+        return table.at[ids].add(change.astype(table.dtype)), SgdState(state.step + 1)
 
     return RowOptimizer(init, update)
 
@@ -95,7 +96,8 @@ def row_adagrad(rate: Rate, *, by_row: bool = False, initial: float = 0.1, eps: 
         square = state.square.at[target].add(fresh, mode="drop")
         scale = jax.lax.rsqrt(_present(square, target) + eps)
         change = -_rate(rate, state.step) * grad * (scale[:, None] if by_row else scale)
-        return table.at[target].add(change, mode="drop"), AdagradState(state.step + 1, square, slots)
+        table = table.at[target].add(change.astype(table.dtype), mode="drop")
+        return table, AdagradState(state.step + 1, square, slots)
 
     return RowOptimizer(init, update)
 
@@ -146,7 +148,7 @@ def row_adam(rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-
             touched,
             slots,
         )
-        return table.at[target].add(change, mode="drop"), state
+        return table.at[target].add(change.astype(table.dtype), mode="drop"), state
 
     return RowOptimizer(init, update)
 

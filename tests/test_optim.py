@@ -111,6 +111,18 @@ def test_untouched_rows_keep_their_bits(make: Callable) -> None:
     assert not np.array_equal(found[2], table[2])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "rows", [optim.row_sgd(0.1), optim.row_adagrad(0.1), optim.row_adagrad(0.1, by_row=True), optim.row_adam(0.1)]
+)
+def test_tables_of_bfloat16_take_changes_of_their_own_dtype(rows: optim.RowOptimizer) -> None:
+    batches = [(ids, np.asarray(g, jnp.bfloat16)) for ids, g in steps(1, all_rows=True)]
+    with jax.numpy_dtype_promotion("standard"):
+        found = run_rows(rows, jnp.ones((N, W), jnp.bfloat16), batches)
+    assert found.dtype == jnp.bfloat16
+    assert np.isfinite(found.astype(jnp.float32)).all()
+
+
 def test_frozen_changes_nothing() -> None:
     table = jnp.ones((N, W))
     assert run_rows(optim.frozen(), table, steps(0, all_rows=True)) is not None
