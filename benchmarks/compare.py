@@ -39,7 +39,10 @@ def compare(
     machines = machine.describe() | {"limits": limits}
 
     def so_far(done: Sequence[str]) -> dict[str, Any]:
-        notes = [f"data: {data}; {plan.repeats} turns each, alternating, after one to warm up; {where}; D = 64"]
+        notes = [
+            f"data: {data}, where a row names no other; at most {plan.repeats} turns each, alternating, after one to "
+            f"warm up (memory, cold starts and time to quality: processes or runs of their own, fewer); {where}; D = 64"
+        ]
         if quick:
             notes.append("quick: fewer turns, shorter work and only rows with a target, so expect noise")
         if left := [name for name in suite.CASES if name not in done]:

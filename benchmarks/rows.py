@@ -45,7 +45,7 @@ def row(
     ratio = None
     if ours is not None and theirs is not None:
         above, below = (theirs, ours) if kind == "time" else (ours, theirs)
-        ratio = above / below if below else None
+        ratio = above / below if below > 0 else None  # a difference may come out as nothing, or less
     met = None
     if ratio is not None and target is not None:
         met = ratio <= target if kind == "overhead" else ratio >= target

@@ -25,20 +25,28 @@ def _ours(plan: Plan, parts: str = "bpr", **options: Any) -> Contender:
 
 
 def _bpr(
-    plan: Plan, *, optimizer: str = "sgd", reject: bool = False, target: float | None = None, against: int = 0
+    plan: Plan,
+    *,
+    optimizer: str = "sgd",
+    reject: bool = False,
+    target: float | None = None,
+    against: int = 0,
+    alone: int | None = None,
 ) -> list[Side]:
-    """Two contenders, the one that has the target first: rows that share a user, and a user for each row."""
+    """Two contenders, the one that has the target first: rows that share a user, and a user for each row, which races
+    against the peer's contender `alone` (as the first if None)."""
+    alone = against if alone is None else alone
     what = f"BPR triplets, {optimizer}, {'known negatives left out' if reject else 'negatives unchecked'}"
     options: dict[str, Any] = {"optimizer": optimizer, "reject": reject}
     shared = Side(f"{what}, {SHARED['rows_per_user']} rows a user", _ours(plan, **options, **SHARED), target, against)
-    return [shared, Side(what, _ours(plan, **options), None, against)]
+    return [shared, Side(what, _ours(plan, **options), None, alone)]
 
 
 def _race(plan: Plan, peer: str, ours: list[Side], theirs: list[Contender]) -> list[Row]:
     share = Share("copy, GB/s", TRIPLET_BYTES)
     if plan.quick:
         ours = [side for side in ours if side.target is not None] or ours
-    return race(plan, peer, ours, theirs, "M triplets/s", share=share, scale=1e-6, batch=BATCH)
+    return race(plan, peer, ours, theirs, "M triplets/s", share=share, scale=1e-6)
 
 
 def implicit(plan: Plan) -> list[Row]:
@@ -49,23 +57,27 @@ def implicit(plan: Plan) -> list[Row]:
 
 
 def cornac(plan: Plan) -> list[Row]:
-    """It always checks negatives, so the first row is equal work."""
+    """It always checks negatives, as our first sides do."""
     theirs = [peers.contender("cornac_:bpr", data=plan.data)]
     return _race(plan, "Cornac BPR", _bpr(plan, reject=True, target=2.0) + _bpr(plan), theirs)
 
 
 def lightfm(plan: Plan) -> list[Row]:
-    """It always checks negatives and runs Adagrad, so the first row is equal work."""
+    """It always checks negatives and runs Adagrad, as our first sides do."""
     theirs = [peers.contender("lightfm_:bpr", data=plan.data)]
     ours = _bpr(plan, optimizer="adagrad", reject=True, target=8.0) + _bpr(plan)
     return _race(plan, "LightFM BPR", ours, theirs)
 
 
 def torch_mf(plan: Plan) -> list[Row]:
-    """Adam on both sides; theirs moves the whole table in each step, ours the rows of the batch."""
+    """Adam on both sides, in batches of as many rows; theirs moves the whole table each step, ours the batch's rows."""
     steps = 10 if plan.quick else 60
-    theirs = [peers.contender("torch_:training", data=plan.data, layers=0, steps=steps)]
-    return _race(plan, "PyTorch MF, Adam", _bpr(plan, optimizer="adam", target=60.0) + _bpr(plan), theirs)
+    theirs = [
+        peers.contender("torch_:training", data=plan.data, layers=0, steps=steps, batch=batch)
+        for batch in (BATCH, SHARED["batch"])
+    ]
+    ours = _bpr(plan, optimizer="adam", target=60.0, against=1, alone=0) + _bpr(plan, against=1, alone=0)
+    return _race(plan, "PyTorch MF, Adam", ours, theirs)
 
 
 def lenskit(plan: Plan) -> list[Row]:

@@ -259,3 +259,17 @@ def test_a_ledger_of_totals_has_no_gradients_to_add(tables: Tables) -> None:
     totals = ledgers.init(U, N, D, item_weight=jnp.ones(N))
     with pytest.raises(ValueError, match="keeps totals only"):
         adj.add_gradients(0.5)(tables, totals)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_by_the_tables_are_finite_where_rows_are_zero(
+    name: str, tables: Tables, ledger: ledgers.GradientLedger
+) -> None:
+    some = Tables(tables.user.at[0].set(0.0), tables.item.at[0].set(0.0))
+
+    def total(user: jax.Array, item: jax.Array) -> jax.Array:
+        folded = adj.fold_bias(FAMILIES[name](0.5)(Tables(user, item), ledger))
+        return jnp.sum((folded.user @ folded.item.T) ** 2)
+
+    for gradient in jax.grad(total, argnums=(0, 1))(some.user, some.item):
+        assert jnp.isfinite(gradient).all()

@@ -77,7 +77,7 @@ def _step(train: Interactions, *, layers: int, rate: float, l2: float) -> tuple[
             all_users, all_items = tables()
             u, i, j = all_users[user], all_items[positive], all_items[negative]
         loss = torch.nn.functional.softplus((u * j).sum(1) - (u * i).sum(1)).mean()
-        rows = (users(user), items(positive), items(negative))
+        rows = (u, i, j) if graph is None else (users(user), items(positive), items(negative))
         loss = loss + l2 * sum(row.pow(2).sum() for row in rows) / (2 * len(user))
         optimizer.zero_grad()
         loss.backward()

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxrec import ledger as ledgers
 from jaxrec.ledger import GradientLedger, Role, Weighting
 from jaxrec.models.wrappers import unit
-from jaxrec.rows import product
+from jaxrec.rows import norm, product
 from jaxrec.types import Array, Tables
 
 Adjustment = Callable[[Tables, GradientLedger], Tables]
@@ -178,8 +178,8 @@ def equalized(role: Role, rows: Array) -> Array:
     if role.vector.ndim != 2:
         raise ValueError("this adjustment wants a ledger that keeps vectors row by row; this one keeps totals only")
     mean = jnp.where(role.size > 0, 1 / jnp.where(role.size > 0, role.size, 1.0), 0.0)[:, None] * role.vector
-    length = jnp.mean(jnp.linalg.norm(mean, axis=-1))
-    return mean * (jnp.mean(jnp.linalg.norm(rows, axis=-1)) / jnp.where(length > 0, length, 1.0))
+    length = jnp.mean(norm(mean))
+    return mean * (jnp.mean(norm(rows)) / jnp.where(length > 0, length, 1.0))
 
 
 def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
@@ -291,7 +291,7 @@ def tten(power: Strength = 1.0) -> Adjustment:
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
         tables = fold_bias(tables)
-        length = jnp.linalg.norm(tables.item, axis=-1, keepdims=True)
+        length = norm(tables.item)[:, None]
         return tables._replace(item=tables.item * jnp.where(length > 0, length, 1.0) ** -power)
 
     return apply
