@@ -14,6 +14,9 @@ from jaxrec.types import Array
 def unit(x: Array) -> Array:
     """x / ‖x‖ along the last axis; a zero row stays zero, and so does its gradient.
 
+    In float32, ‖x‖ is to be between 1.1e-19 and 1.8e19, whose squares are numbers; other rows become zero rows. Where
+    some may be, give `rows.evened(x)`: the same bits in that range, at 3 to 12 % of the time of a training step.
+
     >>> round(float(unit(jnp.array([3.0, 4.0]))[0]), 4)
     0.6
     """
