@@ -220,8 +220,6 @@ def gather(group: Group, results: Path, work: Path | None) -> ByUser:
                 if seeds and len(seeds) == len(tests[test][NDCG]):  # of all seeds
                     found[f"{label}|{test}"] = np.mean([s[test] for s in seeds], axis=0).astype(np.float16)
                     found[f"{USERS}|{test}"] = seeds[0][f"{test}.users"]
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(kept, **found)
     users: dict[str, np.ndarray] = {}
     values: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for key, by_user in found.items():
@@ -236,6 +234,9 @@ def gather(group: Group, results: Path, work: Path | None) -> ByUser:
                 f"{group.data}, {group.backbone}: {label} is {apart:.4f} apart in {test} NDCG between {kept.name} and "
                 "rows.csv; make the rows again, or give --runs the folder that they were made with"
             )
+    if folder is not None and folder.is_dir():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(kept, **found)
     return ByUser(users, dict(values))
 
 
