@@ -97,6 +97,13 @@ def test_removing_the_whole_direction_makes_it_invisible(tables: Tables, ledger:
     np.testing.assert_allclose(found.user @ ledgers.direction(ledger.items), np.zeros(U), atol=1e-5)
 
 
+def test_the_direction_that_is_removed_is_weighed_as_asked(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    d, other = (ledgers.direction(ledger.items, w) for w in ("count", "uniform"))  # type: ignore[arg-type]
+    found = adj.remove_direction(1.0, weighting="count")(tables, ledger)
+    np.testing.assert_allclose(found.user @ d, np.zeros(U), atol=1e-5)
+    assert jnp.abs(found.user @ other).max() > 1e-3
+
+
 def relative(g: np.ndarray) -> np.ndarray:
     return np.log(g) - np.log(g).mean()
 
@@ -167,6 +174,14 @@ def test_a_ledger_of_folded_tables_wants_them_folded(tables: Tables) -> None:
 
 def test_users_without_events_get_the_middle_strength() -> None:
     assert jnp.all(adj.mainstream(ledgers.init(U, N, D)) == 0)
+
+
+def test_a_user_without_events_does_not_move_the_middle(ledger: ledgers.GradientLedger) -> None:
+    pull = ledger.users.pull
+    pull = pull._replace(events=pull.events.at[0].set(0.0), vector=pull.vector.at[0].set(0.0))
+    z = adj.mainstream(ledger._replace(users=ledger.users._replace(pull=pull)))
+    assert z[0] == 0
+    np.testing.assert_allclose(z[1:].mean(), 0, atol=1e-5)
 
 
 def test_items_without_gradients_are_treated_like_the_least(tables: Tables, ledger: ledgers.GradientLedger) -> None:

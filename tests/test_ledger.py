@@ -143,6 +143,21 @@ def test_totals_are_the_weighted_sums_of_vectors() -> None:
         ledgers.direction(totals.items, "count")
 
 
+def test_a_step_that_observes_with_decay_weighs_earlier_batches_down() -> None:
+    train = random_interactions()
+    sampler = samplers.sampler(train, batch_size=64)
+    batch = sampler.draw(sampler.data, jax.random.key(0), jnp.int32(0))
+    sizes = []
+    for decay in (1.0, 0.5):
+        observation = Observation(decay=decay)
+        step = make_step(models.mf(30, 20, 4), objectives.bpr(), optim.row_sgd(0.0), observation=observation)
+        state, update = step.init(jax.random.key(0)), jax.jit(step.update)
+        for _ in range(2):
+            state, _ = update(state, batch)
+        sizes.append(float(state.ledger.items.pull.size.sum()))
+    assert sizes[1] / sizes[0] == pytest.approx(0.75, rel=1e-4)
+
+
 def test_totals_want_one_weight_a_row() -> None:
     with pytest.raises(ValueError, match="must have shape"):
         ledgers.init(4, 5, 3, item_weight=jnp.ones(4))
@@ -173,6 +188,12 @@ def test_readings_are_their_formulas() -> None:
     np.testing.assert_allclose(
         ledgers.alignment(side, jnp.asarray(rows)), rows @ d / np.linalg.norm(rows, axis=1), rtol=1e-4
     )
+
+
+def test_alignment_does_not_depend_on_how_long_the_direction_is() -> None:
+    side, rows = observe([1, 2, 3]).items, jnp.arange(15.0).reshape(5, 3)
+    d = ledgers.direction(side)
+    np.testing.assert_allclose(ledgers.alignment(side, rows, 3 * d), ledgers.alignment(side, rows, d), rtol=1e-5)
 
 
 def test_an_empty_ledger_reads_as_zeros() -> None:
