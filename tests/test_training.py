@@ -17,6 +17,7 @@ import pytest
 from conftest import random_interactions
 
 from jaxrec import checkpoint, metrics, models, objectives, optim, rank, samplers, testing
+from jaxrec.baselines import strata
 from jaxrec.gradients import ScoreGradients
 from jaxrec.step import Info, TrainState, make_step
 from jaxrec.train import DivergenceError, fit, make_epoch
@@ -137,6 +138,17 @@ def test_a_checkpoint_before_the_first_evaluation_holds_the_state_itself(tmp_pat
     options: dict[str, Any] = {"key": jax.random.key(0), "evaluate_every": 3, "monitor": "m", "checkpoint": tmp_path}
     whole = fit(step, sampler, epochs=3, evaluate=lambda s: {"m": 1.0}, **options)
     assert (whole.best_epoch, same(whole.best, whole.state)) == (3, True)
+
+
+def test_a_resumed_fit_keeps_the_best_state_of_before(tmp_path: Path) -> None:
+    sampler, step = parts()
+    options: dict[str, Any] = {"epochs": 2, "key": jax.random.key(0), "monitor": "m", "checkpoint": tmp_path}
+    values = iter([1.0, 0.5])
+    whole = fit(step, sampler, evaluate=lambda s: {"m": next(values)}, **options)
+    resumed = fit(step, sampler, evaluate=lambda s: {"m": 0.0}, resume=True, **options)
+    assert (whole.best_epoch, resumed.best_epoch) == (1, 1)
+    assert same(resumed.best, whole.best)
+    assert not same(resumed.best, resumed.state)
 
 
 def test_fit_refuses_half_of_a_request() -> None:
@@ -308,6 +320,19 @@ def test_transforms_are_their_formulas() -> None:
     np.testing.assert_allclose(found.negative, g.negative * gate[negatives], rtol=1e-4, atol=1e-7)
 
 
+def test_count_weights_follow_their_power() -> None:
+    g = ScoreGradients(-jnp.ones(2), jnp.ones((2, 1)))
+    found, _ = training.count_weights(np.array([4, 1]), power=0.5).update(g, (), None, positives=jnp.array([0, 1]))
+    assert float(found.positive[1] / found.positive[0]) == pytest.approx(2.0)
+
+
+def test_equalize_counts_each_row_of_shared_negatives() -> None:
+    transform, g = training.equalize(4), ScoreGradients(-jnp.ones(3), jnp.full((3, 2), 0.5))
+    ids = {"positives": jnp.array([0, 1, 1]), "negatives": jnp.array([2, 3])}
+    _, state = transform.update(g, transform.init(g), None, **ids)
+    np.testing.assert_allclose(state.push, [0, 0, 1.5, 1.5])
+
+
 def test_propensities_must_be_probabilities() -> None:
     with pytest.raises(ValueError, match=r"must be in \(0, 1\]"):
         training.propensity_weights(np.array([0.0, 1.0]))
@@ -322,3 +347,16 @@ def test_a_sampler_of_more_than_the_model_has_is_refused() -> None:
             fit(step, sampler, epochs=1, key=jax.random.key(0))
     larger = make_step(models.mf(40, 20, 4), objectives.bpr(), optim.row_sgd(0.1))
     assert fit(larger, sampler, epochs=1, key=jax.random.key(0)).best_epoch == 1
+
+
+def test_a_sampler_that_changes_by_epoch_is_told_the_epoch() -> None:
+    seen: list[set[str]] = []
+    sampler, step = parts()
+    drawn = strata.around(sampler, TRAIN, margin=4.0, decay=0.5)
+
+    def draw(data: Any, key: jax.Array, number: jax.Array, **options: Any) -> Batch:
+        seen.append(set(options))
+        return drawn.draw(data, key, number, **options)
+
+    fit(step, drawn._replace(draw=draw), epochs=1, key=jax.random.key(0))
+    assert seen[0] == {"epoch"}
