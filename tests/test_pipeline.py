@@ -404,6 +404,12 @@ def test_select_takes_the_best_that_is_allowed() -> None:
         select.select(points, metric="mrr")
 
 
+def test_a_point_that_loses_just_what_is_allowed_is_allowed() -> None:
+    points = [select.Point({"a": a}, {"natural": {"m": 1 - a}, "unbiased": {"m": a}}) for a in (0.0, 0.5)]
+    assert select.select(points, metric="m", max_loss=0.0).strengths == {"a": 0.0}
+    assert select.select(points, metric="m", max_loss=0.5).strengths == {"a": 0.5}
+
+
 def test_claims_are_spearman_of_readings_with_popularity() -> None:
     counts = np.array([1, 2, 3, 4, 0])
     ledger = ledgers.init(3, 5, 2)

@@ -216,6 +216,13 @@ def test_propensity_metrics_with_equal_propensities_are_the_plain_ones(case: tup
     np.testing.assert_allclose(found.per_user["recall_ips@10"], 2 * found.per_user["recall@10"])
 
 
+def test_the_ideal_list_of_a_propensity_metric_begins_with_the_rarest() -> None:
+    test, train = Interactions([0, 0, 0], [0, 1, 2], 1, 4), Interactions([0], [3], 1, 4)
+    best = rank.TopK(np.array([0], np.int32), np.array([[2, 1]], np.int32), np.zeros((1, 2), np.float32))
+    found = metrics.evaluate(best, test, train, ks=(2,), propensities=np.array([1.0, 0.5, 0.1, 1.0]))
+    assert found.per_user["ndcg_snips@2"][0] == pytest.approx(1)
+
+
 def test_rank_correlations_agree_with_scipy(case: tuple) -> None:
     _, test, train = case
     tables = tables_of(3, 60, 40)
@@ -292,3 +299,24 @@ def test_a_group_without_test_items_is_left_out_of_fairness() -> None:
     assert found["pop_reo"] == 0.0
     both = Interactions([4, 4], [0, 2], 5, 3)
     assert pop.group_fairness(np.array([4]), np.array([[0]]), np.array([[True]]), both, train)["pop_reo"] == 1.0
+
+
+def test_exposure_is_a_mean_over_the_items_that_a_list_has() -> None:
+    found = pop.exposure(np.array([[0, -1]]), np.array([4, 2]), np.array([4.0]), 4)
+    assert (found["arp"][0], found["lift"][0]) == (4, 0)
+
+
+def test_recommendation_rates_are_shares_of_pairs_outside_training() -> None:
+    train, test = Interactions([0, 0, 1], [0, 1, 0], 2, 3), Interactions([0], [2], 2, 3)
+    users, lists = np.array([0, 1]), np.array([[2, -1], [1, 2]])
+    tail, known, rates = pop.tail_items(train.item_counts), train.to_scipy().toarray() > 0, []
+    for group in (~tail, tail):
+        pairs = sum(1 for u in users for i in np.flatnonzero(group) if not known[u, i])
+        rates += [group[lists[lists >= 0]].sum() / pairs] if pairs else []
+    found = pop.group_fairness(users, lists, np.zeros((2, 2), bool), test, train)
+    assert found["pop_rsp"] == pytest.approx(np.std(rates) / np.mean(rates))
+
+
+def test_the_top_fifth_holds_the_most_popular_items() -> None:
+    groups = pop.popularity_groups(np.array([1, 9, 2, 1, 3]))
+    assert groups["top20"].tolist() == [False, True, False, False, False]
