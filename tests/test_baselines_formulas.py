@@ -435,3 +435,10 @@ def test_resn_is_its_formula_and_over_all_items_the_squared_norm() -> None:
     np.testing.assert_allclose(whole, np.linalg.norm(negative @ q) ** 2, rtol=1e-4)
     blank = jax.grad(lambda y: jnp.sum(resn.spectral_rows(y, ITEMS)))(jnp.zeros((B, K)))
     np.testing.assert_array_equal(blank, np.zeros((B, K)))
+
+
+def test_no_gradient_flows_through_the_direction_of_the_spectral_norm() -> None:
+    y = np.random.default_rng(0).normal(size=(3, 2))
+    q = y.sum(0) / np.linalg.norm(y.sum(0))
+    gradient = jax.grad(lambda y: jnp.sum(resn.spectral_rows(y, 2)))(jnp.asarray(y, jnp.float32))
+    np.testing.assert_allclose(gradient, 2 * np.outer(y @ q, q), rtol=1e-4)

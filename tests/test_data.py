@@ -173,6 +173,23 @@ def test_uniform_hold_out_gives_each_item_what_was_asked_where_there_is_enough()
     assert set(hold_out_uniform(data, 5, seed=1).held.item_counts.tolist()) == {5}
 
 
+@pytest.mark.parametrize("how", ["uniform hold-out", "five-way split"])
+def test_another_seed_holds_out_other_pairs(how: str) -> None:
+    if how == "uniform hold-out":
+        data = random_interactions(0, users=200, items=20, density=0.4)
+        one, two = (hold_out_uniform(data, 5, seed=s).held for s in (0, 1))
+    else:
+        data = random_interactions(0, users=60, items=15, density=0.4)
+        one, two = (five_way(data, seed=s).tests["natural"] for s in (0, 1))
+    assert len(np.intersect1d(one.keys, two.keys)) < 0.5 * len(one)
+
+
+def test_random_hold_out_takes_the_same_share_of_each_user() -> None:
+    data = random_interactions(0, users=60, items=40, density=0.4)
+    held = hold_out_random(data, 0.3, seed=0).held
+    assert (np.abs(held.user_counts - 0.3 * data.user_counts) < 1.001).mean() > 0.9
+
+
 def timed(seed: int) -> Interactions:
     data = random_interactions(seed)
     times = np.random.default_rng(seed).integers(0, 50, len(data))
@@ -214,6 +231,13 @@ def test_hold_out_after_a_moment() -> None:
         hold_out_after(data)
     with pytest.raises(DataError, match="else a part is empty"):
         hold_out_after(data, time=1e9)
+
+
+def test_what_happened_at_the_moment_itself_stays_in_train() -> None:
+    data = Interactions([0, 0, 1], [0, 1, 0], 2, 2, times=np.array([1, 2, 3]))
+    held = hold_out_after(data, time=2).held
+    assert held.times is not None
+    assert held.times.tolist() == [3]
 
 
 @given(st.integers(0, 60))
