@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jaxrec import analysis, cli, data, models, objectives, optim, pipeline, ran
 from jaxrec import ledger as ledgers
 from jaxrec.checkpoint import CheckpointError
 from jaxrec.ledger import GradientLedger
-from jaxrec.presets import PRESETS, build
+from jaxrec.presets import PRESETS, Settings, build
 from jaxrec.step import make_step
 from jaxrec.train import fit
 from jaxrec.types import Tables
@@ -287,8 +288,84 @@ def test_the_demo_ends_with_a_table_and_a_report(tmp_path: Path, capsys: pytest.
 def test_another_seed_may_use_the_selection_of_the_first(run: Path, folder: Path, tmp_path: Path) -> None:
     found = pipeline.train(str(folder), SMALL, tmp_path / "two", preset="softmax-mf", seed=2, selected=run)
     assert found["selected"] == json.loads((run / "metrics.json").read_text())["selected"]
+    assert not np.array_equal(runs.load_tables(tmp_path / "two").plain.user, runs.load_tables(run).plain.user)
     with pytest.raises(ValueError, match="other data or settings"):
         pipeline.train("synthetic", SMALL, tmp_path / "three", selected=run)
+
+
+@pytest.fixture(scope="module")
+def overfitted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[data.Interactions]]:
+    """A run that is best after its first epoch and may lose nothing natural, and what its models were built for."""
+    out, trained_on = tmp_path_factory.mktemp("runs") / "overfitted", []
+    settings = dataclasses.replace(SMALL, learning_rate=2.0, epochs=3, evaluate_every=1, select="loss", max_loss=0.0)
+
+    def recording(settings: Settings, train: data.Interactions) -> Any:
+        trained_on.append(train)
+        return build(settings, train)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "build", recording)
+        pipeline.train(str(folder), settings, out, seed=1)
+    return out, trained_on
+
+
+def test_what_is_validated_on_is_not_trained_on_before_the_refit(overfitted: tuple, folder: Path) -> None:
+    split = data.load(str(folder)).split
+    carved = data.carve(split, seed=1)
+    *before, refit = overfitted[1]
+    assert {train.fingerprint for train in before} == {carved.train.fingerprint}
+    assert refit.fingerprint == split.train.fingerprint != carved.train.fingerprint
+
+
+def test_strengths_and_epochs_are_those_of_the_best_state(overfitted: tuple) -> None:
+    run = overfitted[0]
+    rows = runs.read_history(run)
+    watched = [row["natural/ndcg@20"] for row in rows if row["fit"] == "carved"]
+    found = runs.read_metrics(run)
+    assert found["best_epoch"] == 1 + int(np.argmax(watched)) < len(watched)
+    assert [row["epoch"] for row in rows if row["fit"] == "refit"] == list(range(1, found["best_epoch"] + 1))
+    plain = found["validation"]["plain"]["natural"]["ndcg@20"]
+    assert plain == pytest.approx(max(watched), rel=1e-5)
+    assert plain != pytest.approx(watched[-1], rel=1e-2)
+
+
+def test_a_run_may_select_by_what_is_lost(overfitted: tuple) -> None:
+    tried = json.loads((overfitted[0] / "frontier.json").read_text())["adjusted"]
+    found = runs.read_metrics(overfitted[0])["validation"]
+    assert found["adjusted"]["natural"]["ndcg@20"] >= found["plain"]["natural"]["ndcg@20"]
+    freely = max(tried, key=lambda point: point["metrics"]["unbiased"]["ndcg@20"])["metrics"]
+    assert freely["natural"]["ndcg@20"] < found["plain"]["natural"]["ndcg@20"]
+
+
+def test_the_first_of_two_compared_arms_is_the_one_that_gains() -> None:
+    pairs = data.five_way(random_interactions(3, users=60, items=15, density=0.4), seed=0)
+    rows = {arm: jax.random.normal(jax.random.key(n), (15, 2)) for n, arm in enumerate(("plain", "adjusted", "tten"))}
+    results = {arm: pipeline.evaluate(Tables(jnp.ones((60, 2)), item), pairs, ks=[5]) for arm, item in rows.items()}
+    told = pipeline.comparisons(results, 5)
+    for test in ("natural", "unbiased"):
+        assert set(told[test]) == {"adjusted - plain", "adjusted - tten"}
+        for pair, found in told[test].items():
+            one, other = (results[arm][test].summary for arm in pair.split(" - "))
+            for name in ("recall@5", "ndcg@5"):
+                assert found[name]["difference"] == pytest.approx(one[name] - other[name]) != 0
+
+
+def test_what_a_user_had_while_training_or_validating_is_not_recommended_in_tests() -> None:
+    split = data.five_way(random_interactions(3, users=60, items=15, density=0.4), seed=0, valid=True)
+    tables = Tables(jnp.ones((60, 2)), jax.random.normal(jax.random.key(0), (15, 2)))
+    found = pipeline.rank_tests(tables, split, k=15)
+    for part in (split.train, *split.valid.values()):
+        had = part.to_scipy().toarray() > 0
+        assert not any(had[user, row[row >= 0]].any() for user, row in zip(found.users, found.items, strict=True))
+
+
+def test_a_frontier_is_repeatable() -> None:
+    split, tables, ledger = trained()
+    problem = select.prepare(tables, ledger, split.train, split.valid, k=5)
+    arm = select.arms(tables, ledger, split.train)["count_control"]
+    one, two, other = (select.frontier(problem, arm, budget=12, seed=seed) for seed in (0, 0, 1))
+    assert one == two
+    assert one != other
 
 
 def test_a_run_on_lightgcn_is_the_same_run(folder: Path, tmp_path: Path) -> None:
