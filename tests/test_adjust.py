@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from conftest import random_interactions
 
 import jaxrec
-from jaxrec import adapters, cli, correct, data, embeddings, frozen, models, objectives, runs, samplers, serve
+from jaxrec import adapters, cli, correct, data, embeddings, frozen, models, objectives, runs, samplers, select, serve
 from jaxrec import ledger as ledgers
 from jaxrec.data import DataError, Interactions
 from jaxrec.transforms.adjustment import fold_bias
@@ -230,6 +231,51 @@ def test_adjust_by_exposure(world: tuple[data.Split, Tables]) -> None:
     assert found.validation["unbiased"]["adjusted"] != found.validation["unbiased"]["plain"]
     again = correct.correct(tables, found.ledger, held.train, found.strengths, family="exposure")
     np.testing.assert_array_equal(again.item, found.tables.item)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
+    """`adjust` with points that were measured beforehand; what it observed, selected on and reported on."""
+    seen: dict[str, list] = {"observed": [], "selected": [], "reported": []}
+    arm = select.Arm(("a",), (0.0,), (1.0,), lambda s: lambda tables, ledger: tables)
+
+    def observe(tables: Tables, interactions: Interactions, *args: Any, **options: Any) -> Any:
+        seen["observed"].append(interactions.fingerprint)
+
+    def prepared(tables: Tables, ledger: Any, train: Any, valid: Any, **options: Any) -> tuple[None, dict]:
+        seen["selected"] += [user for part in valid.values() for user in part.users]
+        return None, dict.fromkeys(correct.ARMS, arm)
+
+    def look(tables: Tables, ledger: Any, shown: data.Split, *others: Any) -> tuple[dict, list]:
+        seen["reported"] += [user for part in shown.tests.values() for user in part.users]
+        return {}, []
+
+    measured = [select.Point({"a": s}, {"natural": {"ndcg@5": 1 - s}, "unbiased": {"ndcg@5": s}}) for s in (0, 0.1, 1)]
+    monkeypatch.setattr(frozen, "observe", observe)
+    monkeypatch.setattr(select, "frontier", lambda *args, **options: measured)
+    monkeypatch.setattr(correct, "_prepared", prepared)
+    monkeypatch.setattr(correct, "_look", look)
+    monkeypatch.setattr(correct.explore, "grid", lambda *args, **options: {})
+    monkeypatch.setattr(correct, "correct", lambda tables, *args, **options: tables)
+    return seen
+
+
+def test_adjust_may_select_by_what_is_lost(quick: dict[str, list], tables: Tables) -> None:
+    held = data.carve(random_interactions(0, U, N, density=0.5), seed=0)
+    for how, strength in (("loss", 0.1), ("unbiased", 1)):
+        options: dict[str, Any] = {"select": how, "max_loss": 0.25, "k": 5, "temperature": 1.0}
+        assert jaxrec.adjust(tables, held.train, unseen(held), **options).strengths == {"a": strength}
+
+
+def test_without_validation_pairs_those_held_out_are_not_observed_and_others_reported_on(
+    quick: dict[str, list],
+) -> None:
+    whole = random_interactions(3, 3000, 40, density=0.3)
+    tables = Tables(jnp.ones((3000, D)), jnp.ones((40, D)))
+    jaxrec.adjust(tables, whole, select_users=500, k=5, temperature=1.0, leave_out="none")
+    assert quick["observed"] == [whole.fingerprint, correct.small_carve(whole, seed=0).train.fingerprint]
+    assert not set(quick["reported"]) & set(quick["selected"])
+    assert len(set(quick["reported"])) >= 500
 
 
 def test_adjust_tells_what_does_not_fit(world: tuple[data.Split, Tables]) -> None:
