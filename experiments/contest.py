@@ -27,7 +27,7 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -340,15 +340,9 @@ def _mark(results: Path, contest: Contest, line: Mapping[str, Any], wanted: Mapp
 
 def _drop(path: Path, contest: Contest, labels: Iterable[str]) -> None:
     """Takes the rows of these labels out."""
-    if not path.exists():
-        return
     starts = tuple(f"{contest.data},{contest.backbone},{label}," for label in labels)
-    with path.open("r+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        kept = [line for line in file.read().splitlines() if not line.startswith(starts)]
-        file.seek(0)
-        file.truncate()
-        file.write("".join(f"{line}\n" for line in kept))
+    if path.exists():
+        _rewrite(path, lambda lines: [line for line in lines if not line.startswith(starts)])
 
 
 def _refit(
@@ -436,9 +430,14 @@ def _append(path: Path, lines: Iterable[str], first: str | None = None) -> None:
 
 def _replace(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Puts a line in the place of another one of the same file."""
+    _rewrite(path, lambda lines: [json.dumps(new) if json.loads(text) == old else text for text in lines])
+
+
+def _rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
+    """Changes the lines of a file that several processes may write to."""
     with path.open("r+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        lines = [json.dumps(new) if json.loads(text) == old else text for text in file.read().splitlines()]
+        lines = change(file.read().splitlines())
         file.seek(0)
         file.truncate()
         file.write("".join(f"{line}\n" for line in lines))

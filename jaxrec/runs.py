@@ -209,8 +209,9 @@ def save_per_user(run: Path, results: Mapping[str, Mapping[str, Evaluation]]) ->
     np.savez_compressed(run / "per_user.npz", **rows, **users)  # type: ignore[arg-type]
 
 
-def load_per_user(run: Path) -> dict[str, PerUser]:
+def load_per_user(run: StrPath) -> dict[str, PerUser]:
     """What `save_per_user` wrote, by test; nothing where the run has no such file."""
+    run = Path(run)
     if not (run / "per_user.npz").exists():
         return {}
     with _arrays(run / "embeddings.npz") as tables:
