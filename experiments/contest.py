@@ -29,6 +29,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -355,31 +356,41 @@ def _refit(
     work: Path,
 ) -> bool:
     """Trains what was chosen on all training interactions, and writes its rows; False where all are there."""
+    alike: dict[str, dict[str, Candidate]] = {}  # what one training serves
+    for label, chosen in wanted.items():
+        alike.setdefault(json.dumps([chosen.options, chosen.epochs]), {})[label] = chosen
     made = False
-    for seed in contest.seeds:
-        left = {label: c for label, c in wanted.items() if (label, seed) not in done}
-        fits: dict[str, Any] = {}
-        for label, chosen in left.items():
-            key = json.dumps([chosen.options, chosen.epochs])
-            if key not in fits:
-                fits = {key: _fit(contest, who, chosen, split, seed)}  # one at a time is kept
-            ranked = _ranked(who, label.split("@")[0], chosen, fits[key])
-            _write(contest, label, seed, ranked, split, results, work)
-            made = True
+    for group in alike.values():
+        fit = _fitter(contest, who, next(iter(group.values())), split)
+        for seed in contest.seeds:
+            left = {label: chosen for label, chosen in group.items() if (label, seed) not in done}
+            fitted = fit(seed) if left else None
+            for label, chosen in left.items():
+                ranked = _ranked(who, label.split("@")[0], chosen, fitted)
+                _write(contest, label, seed, ranked, split, results, work)
+                made = True
     return made
 
 
-def _fit(contest: Contest, who: Contestant, chosen: Candidate, split: Split, seed: int) -> Any:
-    """(method, state) after the chosen epochs, with the arms of a base; or what a solved contestant ranks by."""
+def _fitter(contest: Contest, who: Contestant, chosen: Candidate, split: Split) -> Callable[[int], Any]:
+    """From a seed to (method, state) after the chosen epochs, with the arms of a base; or to what a solved contestant
+    ranks by. A method is made, and compiled, once for all seeds."""
     if who.kind == "solved":
-        return contestants.SOLVED[who.name][0](split.train, seed, **chosen.options)
-    method = contestants.make(who.name, contest.backbone, split.train, chosen.options, epochs=contest.epochs)
-    state = baselines.fit_method(method, epochs=chosen.epochs, seed=seed).state
-    if who.kind != "base":
-        return method, state, {}
-    assert state.ledger is not None, "bases are made with a ledger"
-    tables = models.embed(method.model, state.params)
-    return method, state, contestants.arms(tables, state.ledger, split.train, seed=seed)
+        return lambda seed: contestants.SOLVED[who.name][0](split.train, seed, **chosen.options)
+
+    @cache
+    def method() -> Method:
+        return contestants.make(who.name, contest.backbone, split.train, chosen.options, epochs=contest.epochs)
+
+    def fit(seed: int) -> Any:
+        state = baselines.fit_method(method(), epochs=chosen.epochs, seed=seed).state
+        if who.kind != "base":
+            return method(), state, {}
+        assert state.ledger is not None, "bases are made with a ledger"
+        tables = models.embed(method().model, state.params)
+        return method(), state, contestants.arms(tables, state.ledger, split.train, seed=seed)
+
+    return fit
 
 
 def _ranked(who: Contestant, name: str, chosen: Candidate, fitted: Any) -> Tables | Scorer:

@@ -193,26 +193,25 @@ def _make(
     if isinstance(optimizer, RowOptimizer) and l2 and model.penalized is not None:
         raise ValueError("a row-sparse optimiser penalises raw rows, not `penalized`; use an optax one, or l2=0")
 
+    @jax.jit  # one small program instead of one for each array
+    def rest(params: Params) -> tuple[Any, Any, ledgers.GradientLedger | None, Array]:
+        sparse = isinstance(optimizer, RowOptimizer)
+        optimizer_state = jax.tree.map(optimizer.init, params) if sparse else optimizer.init(params)
+        ledger = None
+        if observation is not None:
+            ledger = ledgers.init(
+                model.num_users,
+                model.num_items,
+                model.width,
+                user_weight=observation.user_weight,
+                item_weight=observation.item_weight,
+            )
+        return optimizer_state, blank(), ledger, jnp.zeros((), jnp.int32)
+
     def init(key: Array) -> TrainState:
         init_key, state_key = jax.random.split(key)
         params = model.init(init_key)
         _check_sizes(model, params)
-
-        @jax.jit  # one small program instead of one for each array
-        def rest(params: Params) -> tuple[Any, Any, ledgers.GradientLedger | None, Array]:
-            sparse = isinstance(optimizer, RowOptimizer)
-            optimizer_state = jax.tree.map(optimizer.init, params) if sparse else optimizer.init(params)
-            ledger = None
-            if observation is not None:
-                ledger = ledgers.init(
-                    model.num_users,
-                    model.num_items,
-                    model.width,
-                    user_weight=observation.user_weight,
-                    item_weight=observation.item_weight,
-                )
-            return optimizer_state, blank(), ledger, jnp.zeros((), jnp.int32)
-
         optimizer_state, transform, ledger, epoch = rest(params)
         return TrainState(params, optimizer_state, transform, ledger, state_key, epoch)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from jaxrec.brief import brief
 from jaxrec.samplers import Sampler
 from jaxrec.step import Info, Step, TrainState
-from jaxrec.types import Array
+from jaxrec.types import Array, Batch
 
 Epoch = Callable[[TrainState], tuple[TrainState, Info]]
 Evaluate = Callable[[TrainState], dict[str, float]]
@@ -42,7 +42,9 @@ class DivergenceError(RuntimeError):
 def make_epoch(step: Step, sampler: Sampler) -> Epoch:
     """Compiles a whole epoch, `state -> (state, Info [S])`; the state passed in is donated, so never use it again.
 
-    ValueError for a sampler of more users or items than the model has.
+    One step and one sampler are compiled once, however often they are given here or to `fit`, as `jax.jit` compiles a
+    function once: a value that they read and that changes later wants a new step. ValueError for a sampler of more
+    users or items than the model has.
     """
     drawn, there = sampler.rows, step.rows
     if drawn is not None and there is not None and (drawn[0] > there[0] or drawn[1] > there[1]):
@@ -51,19 +53,28 @@ def make_epoch(step: Step, sampler: Sampler) -> Epoch:
             "make both of the same interactions"
         )
 
+    compiled = _program(step.update, sampler.draw, sampler.num_batches, sampler.by_epoch)
+    return lambda state: compiled(state, sampler.data)
+
+
+@lru_cache(maxsize=8)  # what a step closes over, such as a graph, lives as long as its program
+def _program(
+    update: Callable[[TrainState, Batch], tuple[TrainState, Info]],
+    draw: Callable[..., Batch],
+    num_batches: int,
+    by_epoch: bool,
+) -> Callable[[TrainState, Any], tuple[TrainState, Info]]:
     def run(state: TrainState, data: Any) -> tuple[TrainState, Info]:
         key = jax.random.fold_in(state.key, state.epoch)
-
-        number = {"epoch": state.epoch} if sampler.by_epoch else {}
+        number = {"epoch": state.epoch} if by_epoch else {}
 
         def body(state: TrainState, i: Array) -> tuple[TrainState, Info]:
-            return step.update(state, sampler.draw(data, key, i, **number))
+            return update(state, draw(data, key, i, **number))
 
-        state, info = jax.lax.scan(body, state, jnp.arange(sampler.num_batches, dtype=jnp.int32))
+        state, info = jax.lax.scan(body, state, jnp.arange(num_batches, dtype=jnp.int32))
         return state._replace(epoch=state.epoch + 1), info
 
-    compiled = jax.jit(run, donate_argnums=0)
-    return lambda state: compiled(state, sampler.data)
+    return jax.jit(run, donate_argnums=0)
 
 
 @jax.jit

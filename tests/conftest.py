@@ -1,10 +1,11 @@
-"""Strictness for every test, and the real data where it is present."""
+"""Strictness for every test, one folder of compiled programs, and the real data where it is present."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,16 @@ if jax.default_backend() != "cpu":  # for the formulas of the tests; on CPUs the
     jax.config.update("jax_default_matmul_precision", "highest")
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25, print_blob=True)
 settings.load_profile("repeatable")
+
+# A process and the commands that its tests start share what they compile; not two workers, which do not lock it.
+COMPILED = tempfile.TemporaryDirectory(prefix="jaxrec-compiled-")
+for name, value in {
+    "jax_compilation_cache_dir": COMPILED.name,
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
 
 SMALL = dataclasses.replace(
     PRESETS["softmax-mf"], width=8, epochs=4, evaluate_every=2, budget=10, negatives=16, batch_size=256

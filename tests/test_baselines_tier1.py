@@ -590,6 +590,31 @@ def test_samreg_without_weight_is_bpr_and_equal_popularity_has_no_correlation() 
     assert np.isfinite(gradient).all()
 
 
+def test_samreg_takes_its_part_off_the_penalty() -> None:
+    sgd = {"weight": 0.3, "optimizer": "sgd", "learning_rate": 0.1, "width": 4, "batch_size": 32}
+    moved = []
+    for l2 in (0.0, 0.2):
+        method = baselines.build("samreg", TRAIN, l2=l2, **sgd)
+        state = method.step.init(jax.random.key(0))
+        batch = method.sampler.draw(method.sampler.data, jax.random.key(1), jnp.int32(0))
+        moved.append((state.params["user"], method.step.update(state, batch)[0].params["user"]))
+    times = np.bincount(np.asarray(batch.users), minlength=USERS)[:, None]
+    wanted = -0.1 * (1 - 0.3) * 0.2 * times * np.asarray(moved[0][0])
+    np.testing.assert_allclose(moved[1][1] - moved[0][1], wanted, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dice", "samreg"])
+def test_negatives_that_the_user_knows_are_rejected_where_asked(name: str) -> None:
+    known = set(TRAIN.keys.tolist())
+    for reject in (False, True):
+        sampler = baselines.build(name, TRAIN, reject=reject, negatives=8, batch_size=32).sampler
+        extra = {"epoch": jnp.int32(0)} if sampler.by_epoch else {}
+        batch = sampler.draw(sampler.data, jax.random.key(1), jnp.int32(0), **extra)
+        keys = np.asarray(batch.users, np.int64)[:, None] * ITEMS + np.asarray(batch.negatives)
+        kept = np.ones_like(keys, bool) if batch.where is None else np.asarray(batch.where)
+        assert any(key in known for key in keys[kept].tolist()) != reject
+
+
 # all of them
 
 

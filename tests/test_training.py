@@ -49,6 +49,26 @@ def test_state_is_a_fixed_point_and_traces_once(optimizer: object, transform: ob
     testing.check_one_trace(step, state, batches)
 
 
+def test_fits_of_one_step_and_sampler_are_traced_once() -> None:
+    sampler, step = parts()
+    traced = []
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        traced.append(batch.users.shape)
+        return step.update(state, batch)
+
+    counted = step._replace(update=update)
+    states = [fit(counted, sampler, epochs=2, key=jax.random.key(seed)).state for seed in (0, 0, 1)]
+    assert len(traced) == 1
+    assert same(states[0], states[1])
+    assert not same(states[0].params, states[2].params)
+    # Another number of steps, data of another shape, and another step are other programs.
+    fit(counted, sampler._replace(num_batches=sampler.num_batches - 1), epochs=1, key=jax.random.key(0))
+    other = samplers.sampler(TRAIN, batch_size=16, num_negatives=3)
+    fit(counted, other, epochs=1, key=jax.random.key(0))
+    assert traced[1:] == [(sampler.batch_size,), (other.batch_size,)]
+
+
 def test_the_identity_transform_changes_no_bit() -> None:
     states = []
     for transform in (None, optax.identity(), optax.chain(optax.identity(), training.weight_rows(jnp.ones(30)))):
