@@ -37,13 +37,15 @@ import jax
 import numpy as np
 
 from experiments import contestants
-from experiments.contestants import ARMS, BASES, Backbone, Contestant
+from experiments.contestants import ARMS, BASES, Backbone, Base, Contestant
 from jaxrec import baselines, metrics, models, tune
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.baselines import Method
 from jaxrec.data import registry, splits
-from jaxrec.data.interactions import Split
+from jaxrec.data.interactions import Interactions, Split
+from jaxrec.rank import TopK
+from jaxrec.select import Arm
 from jaxrec.train import DivergenceError
 from jaxrec.transforms.adjustment import identity
 from jaxrec.types import Scorer, Tables
@@ -51,8 +53,8 @@ from jaxrec.types import Scorer, Tables
 K = 20
 NDCG = f"ndcg@{K}"
 RULES: dict[str, float | None] = {"unbiased": None, "loss10": 0.1}
-FINE: dict[str, float | None] = {"loss2": 0.02, "loss5": 0.05, "loss20": 0.2}  # for the adjustments of FINE_BASE
-FINE_BASE = "softmax"
+FINE: dict[str, float | None] = {"loss2": 0.02, "loss5": 0.05, "loss20": 0.2}  # for the adjustments of FINE_BASES
+FINE_BASES = ("softmax", "spectral")
 LOSSES = RULES | FINE
 COLUMNS = ("data", "backbone", "method", "seed", "test", "metric", "value")
 KEPT = tuple(f"{name}@{K}" for name in ("recall", "ndcg", "tail_recall", "arp", "coverage"))
@@ -147,7 +149,8 @@ def choices(line: Mapping[str, Any], reference: float) -> dict[str, Candidate]:
     """What is tested of a line of chosen.jsonl, by label; a plain base by one rule only."""
     found = {}
     for name, pool in line["candidates"].items():
-        for rule in LOSSES if name.startswith(f"{FINE_BASE}+") else RULES:
+        fine = "+" in name and name.split("+")[0] in FINE_BASES
+        for rule in LOSSES if fine else RULES:
             if rule == "unbiased" or name not in BASES:
                 found[label_of(name, rule)], _ = choose([Candidate(**c) for c in pool], rule, reference)
     return found
@@ -185,7 +188,7 @@ def _tune(contest: Contest, who: Contestant, carved: Split) -> dict[str, Any]:
     if who.first:
         study.enqueue_trial(dict(who.first), skip_if_exists=False)
     problem = _problem(contest, carved)
-    part = "natural" if who.kind == "base" else "unbiased"
+    part = "natural" if who.adjusted else "unbiased"
     tried: list[Candidate] = []
     values: list[dict[str, Any]] = []
     best: tuple[float, Any] = (float("-inf"), None)
@@ -207,11 +210,11 @@ def _tune(contest: Contest, who: Contestant, carved: Split) -> dict[str, Any]:
     if not tried:
         raise RuntimeError(f"{who.name} diverged in each of {contest.trials} trials on {contest.data}")
     pools = {who.name: tried}
-    if who.kind == "base":
+    if who.adjusted:
         # A plain base is what natural accuracy prefers, whatever the rule.
         pools[who.name] = [max(tried, key=lambda c: c.value("natural"))]
-        options, state = best[1]
-        pools |= _try_arms(contest, who, options, state, carved, problem)
+        options, (base, epoch) = best[1]
+        pools |= _try_arms(contest, who, options, epoch, base, carved, problem)
     return {
         "data": contest.data,
         "backbone": contest.backbone,
@@ -225,11 +228,12 @@ def _tune(contest: Contest, who: Contestant, carved: Split) -> dict[str, Any]:
 def _trial(
     contest: Contest, who: Contestant, options: Mapping[str, Any], carved: Split, problem: selection.Problem
 ) -> tuple[list[Candidate], Any]:
-    """One setting: a candidate for each evaluation of it, and the state that its arms start from."""
+    """One setting: a candidate for each evaluation of it, and, for its adjustments, the base and its epoch."""
     train = carved.train
     if who.kind == "solved":
         ranked = contestants.SOLVED[who.name][0](train, 0, **options)
-        return [Candidate(dict(options), 0, {}, _measure(ranked, carved, problem))], None
+        base = contestants.read_off(ranked, train, seed=0) if isinstance(ranked, Tables) and who.adjusted else None
+        return [Candidate(dict(options), 0, {}, _measure(ranked, carved, problem))], (base, 0)
     method = contestants.make(who.name, contest.backbone, train, options, epochs=contest.epochs)
     part = "natural" if who.kind == "base" else "unbiased"
 
@@ -252,7 +256,12 @@ def _trial(
     ]
     for strengths, measured in _own_strengths(contest, method, fitted.best, carved, problem):
         found.append(Candidate(dict(options), fitted.best_epoch, strengths, measured))
-    return found, (method, fitted.best, fitted.best_epoch)
+    return found, (_base(method, fitted.best) if who.adjusted else None, fitted.best_epoch)
+
+
+def _base(method: Method, state: Any) -> Base:
+    assert state.ledger is not None, "bases are made with a ledger"
+    return Base(models.embed(method.model, state.params), state.ledger)
 
 
 def _own_strengths(
@@ -284,7 +293,7 @@ def _measure(found: Tables | Scorer, carved: Split, problem: selection.Problem) 
 
 def _missing_arms(line: Mapping[str, Any], who: Contestant) -> tuple[str, ...]:
     """The adjustments that a base has not been tried with, since they came after it was tuned."""
-    return tuple(arm for arm in ARMS if who.kind == "base" and f"{who.name}+{arm}" not in line["candidates"])
+    return tuple(arm for arm in ARMS if who.adjusted and f"{who.name}+{arm}" not in line["candidates"])
 
 
 def _with_arms(
@@ -292,10 +301,9 @@ def _with_arms(
 ) -> dict[str, Any]:
     """The line of a base with candidates of the adjustments that are missing: what was chosen is trained again."""
     plain = Candidate(**line["candidates"][who.name][0])
-    method = contestants.make(who.name, contest.backbone, carved.train, plain.options, epochs=contest.epochs)
-    state = baselines.fit_method(method, epochs=plain.epochs).state
+    base = _fitter(contest, who, plain, carved.train)(0)
     problem = _problem(contest, carved)
-    pools = _try_arms(contest, who, plain.options, (method, state, plain.epochs), carved, problem, missing)
+    pools = _try_arms(contest, who, plain.options, plain.epochs, base, carved, problem, missing)
     more = {name: [_plain(c) for c in front(pool)] for name, pool in pools.items()}
     return {**line, "candidates": line["candidates"] | more}
 
@@ -311,17 +319,16 @@ def _try_arms(
     contest: Contest,
     who: Contestant,
     options: dict[str, Any],
-    state: Any,
+    epoch: int,
+    base: Base,
     carved: Split,
     problem: selection.Problem,
     wanted: tuple[str, ...] = ARMS,
 ) -> dict[str, list[Candidate]]:
     """Candidates of test-time adjustments of a base, under `base+arm`."""
-    method, best, epoch = state
-    tables = models.embed(method.model, best.params)
-    at = problem._replace(tables=tables, ledger=best.ledger)
+    at = problem._replace(tables=base.tables, ledger=base.ledger)
     found = {}
-    arms = contestants.arms(tables, best.ledger, carved.train, seed=0)
+    arms = contestants.arms(base, carved.train, seed=0)
     for name, arm in ((name, arms[name]) for name in wanted):
         budget = contest.points if len(arm.names) > 1 else max(contest.points // 4, 1)
         points = selection.frontier(at, arm, budget=budget)
@@ -361,57 +368,67 @@ def _refit(
         alike.setdefault(json.dumps([chosen.options, chosen.epochs]), {})[label] = chosen
     made = False
     for group in alike.values():
-        fit = _fitter(contest, who, next(iter(group.values())), split)
+        fit = _fitter(contest, who, next(iter(group.values())), split.train)
         for seed in contest.seeds:
             left = {label: chosen for label, chosen in group.items() if (label, seed) not in done}
             fitted = fit(seed) if left else None
+            arms = contestants.arms(fitted, split.train, seed=seed) if isinstance(fitted, Base) else {}
+            ranking: dict[str, TopK] = {}
             for label, chosen in left.items():
-                ranked = _ranked(who, label.split("@")[0], chosen, fitted)
-                _write(contest, label, seed, ranked, split, results, work)
+                same = json.dumps([label.split("@")[0], chosen.strengths])
+                if same not in ranking:  # rules that agree are ranked once
+                    ranking = {same: _top_k(_ranked(label.split("@")[0], chosen, fitted, arms), split)}
+                _write(contest, label, seed, ranking[same], split, results, work)
                 made = True
     return made
 
 
-def _fitter(contest: Contest, who: Contestant, chosen: Candidate, split: Split) -> Callable[[int], Any]:
-    """From a seed to (method, state) after the chosen epochs, with the arms of a base; or to what a solved contestant
-    ranks by. A method is made, and compiled, once for all seeds."""
+def _fitter(contest: Contest, who: Contestant, chosen: Candidate, train: Interactions) -> Callable[[int], Any]:
+    """From a seed to a `Base`, to (method, state) after the chosen epochs, or to what a solved contestant ranks by.
+    A method is made, and compiled, once for all seeds."""
     if who.kind == "solved":
-        return lambda seed: contestants.SOLVED[who.name][0](split.train, seed, **chosen.options)
+        solve = contestants.SOLVED[who.name][0]
+
+        def solved(seed: int) -> Tables | Scorer | Base:
+            found = solve(train, seed, **chosen.options)
+            if who.adjusted and isinstance(found, Tables):
+                return contestants.read_off(found, train, seed=seed)
+            return found
+
+        return solved
 
     @cache
     def method() -> Method:
-        return contestants.make(who.name, contest.backbone, split.train, chosen.options, epochs=contest.epochs)
+        return contestants.make(who.name, contest.backbone, train, chosen.options, epochs=contest.epochs)
 
-    def fit(seed: int) -> Any:
+    def fit(seed: int) -> Base | tuple[Method, Any]:
         state = baselines.fit_method(method(), epochs=chosen.epochs, seed=seed).state
-        if who.kind != "base":
-            return method(), state, {}
-        assert state.ledger is not None, "bases are made with a ledger"
-        tables = models.embed(method().model, state.params)
-        return method(), state, contestants.arms(tables, state.ledger, split.train, seed=seed)
+        return _base(method(), state) if who.adjusted else (method(), state)
 
     return fit
 
 
-def _ranked(who: Contestant, name: str, chosen: Candidate, fitted: Any) -> Tables | Scorer:
-    """What a choice ranks by, from what `_fit` gave."""
-    if who.kind == "solved":
-        found: Tables | Scorer = fitted
-        return found
-    method, state, arms = fitted
-    if "+" in name:
-        arm = arms[name.split("+")[1]]
-        return selection.apply(arm, chosen.strengths, models.embed(method.model, state.params), state.ledger)
+def _ranked(name: str, chosen: Candidate, fitted: Any, arms: Mapping[str, Arm]) -> Tables | Scorer:
+    """What a choice ranks by, from what `_fitter` gave."""
+    if isinstance(fitted, Base):
+        if "+" not in name:
+            return fitted.tables
+        return selection.apply(arms[name.split("+")[1]], chosen.strengths, fitted.tables, fitted.ledger)
+    if isinstance(fitted, (Tables, Scorer)):
+        return fitted
+    method, state = fitted
     ranked: Tables | Scorer = method.rank(state.params, state.ledger, **chosen.strengths)
     return ranked
 
 
-def _write(
-    contest: Contest, label: str, seed: int, ranked: Tables | Scorer, split: Split, results: Path, work: Path
-) -> None:
-    """The rows of one seed, after its values by user."""
+def _top_k(ranked: Tables | Scorer, split: Split) -> TopK:
+    """The lists of the users that have something in a test."""
     users = np.flatnonzero(np.sum([t.user_counts for t in split.tests.values()], axis=0) > 0)
-    ranking = baselines.top_k(ranked, users, split.train, k=K)
+    return baselines.top_k(ranked, users, split.train, k=K)
+
+
+def _write(contest: Contest, label: str, seed: int, ranking: TopK, split: Split, results: Path, work: Path) -> None:
+    """The rows of one seed, after its values by user."""
     rows: list[str] = []
     kept = (NDCG,) if label.rpartition("@")[2] in FINE else KEPT
     by_user: dict[str, Any] = {}

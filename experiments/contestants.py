@@ -2,7 +2,7 @@
 
     bases     plain models; every test-time adjustment is tried on each (`ARMS`)
     trained   the baselines that change training, `jaxrec.baselines.METHODS`
-    solved    most popular, EASE, ItemKNN, graph filters, iALS: no training by steps
+    solved    most popular, EASE, ItemKNN, graph filters, iALS, spectral tables: no training by steps
 
 Every trained contestant has its learning rate and L2 searched, and at most two options that are its own.
 """
@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from jaxrec import baselines, models, presets
+from jaxrec import baselines, frozen, models, presets
 from jaxrec import select as selection
 from jaxrec.baselines import Method, ddc, pc, tde
 from jaxrec.baselines.base import plain
@@ -105,9 +105,22 @@ SOLVED: dict[str, tuple[Callable[..., Tables | Scorer], Space, Mapping[str, Any]
         {"alpha": Real(0.003, 1.0, log=True), "l2": Real(1e-4, 0.1, log=True)},
         {"alpha": 0.1, "l2": 3e-3},
     ),
+    "spectral": (
+        lambda train, seed, width=448, **o: models.spectral(
+            train, width=min(width, train.num_users, train.num_items), seed=seed, **o
+        ),
+        {
+            "width": Options((64, 128, 256, 448)),
+            "user_power": Real(0.0, 0.5),
+            "item_power": Real(0.0, 0.5),
+            "value_power": Real(0.25, 1.0),
+        },
+        {"width": 448, "user_power": 0.35, "item_power": 0.35, "value_power": 0.5},
+    ),
 }
 """How a solved contestant is made, what is searched of it, and what is tried first: by its source or usually."""
 
+CORRECTED = ("spectral",)  # solved ones that adjustments are tried on, too, by gradients read off their tables
 OURS = ("adjusted", "exposure")
 ARMS = (*OURS, "count_control", "tten", "pc", "tde", "ddc")
 
@@ -119,6 +132,11 @@ class Contestant(NamedTuple):
     kind: Literal["base", "trained", "solved"]
     space: Space
     first: Mapping[str, Any]  # the source's own values, tried first
+
+    @property
+    def adjusted(self) -> bool:
+        """Whether test-time adjustments are tried on it."""
+        return self.kind == "base" or self.name in CORRECTED
 
 
 def find(name: str, backbone: Backbone) -> Contestant:
@@ -188,8 +206,22 @@ def tuned(
     return presets.override(settings, {**options, **fewer, "epochs": epochs}, source=name)
 
 
-def arms(tables: Tables, ledger: GradientLedger, train: Interactions, *, seed: int) -> dict[str, Arm]:
-    """The test-time adjustments of a trained base, each with its strengths."""
+class Base(NamedTuple):
+    """What test-time adjustments start from."""
+
+    tables: Tables
+    ledger: GradientLedger
+
+
+def read_off(tables: Tables, train: Interactions, *, seed: int) -> Base:
+    """A base of tables that no gradient made: on the scale of a softmax of the data, with the gradients they have."""
+    scaled = tables._replace(user=tables.user / frozen.fit_temperature(tables, train))
+    return Base(scaled, frozen.observe(scaled, train, temperature=1.0, key=jax.random.key(seed)))
+
+
+def arms(base: Base, train: Interactions, *, seed: int) -> dict[str, Arm]:
+    """The test-time adjustments of a base, each with its strengths."""
+    tables, ledger = base
     along = ddc.directions(tables, train)
     scalars = ddc.fit(tables, train, key=jax.random.key(seed), along=along)
     return {

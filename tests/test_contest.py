@@ -13,7 +13,7 @@ from conftest import random_interactions
 
 from experiments import contest, contest_tables, contestants, equal, tables
 from experiments.contest import NDCG, Candidate, Contest, choose, front
-from jaxrec import baselines
+from jaxrec import baselines, frozen, ledger, models, rank
 
 pytest.importorskip("optuna")
 
@@ -77,8 +77,8 @@ def test_two_towers_have_the_plain_bases_only() -> None:
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     folder = tmp_path_factory.mktemp("contest")
     job = Contest(
-        "synthetic", methods=("bpr", "softmax", "macr", "popular"), seeds=(0, 1), trials=2, points=8, epochs=2,
-        evaluate_every=1,
+        "synthetic", methods=("bpr", "softmax", "macr", "popular", "spectral"), seeds=(0, 1), trials=2, points=8,
+        epochs=2, evaluate_every=1,
     )  # fmt: skip
     contest.run(job, folder / "results", folder / "runs")
     return job, folder
@@ -92,9 +92,9 @@ def test_rows_hold_every_method_seed_and_test(small: tuple) -> None:
         rows = list(reader)
     keys = [(r["method"], r["seed"], r["test"], r["metric"]) for r in rows]
     assert len(set(keys)) == len(keys)
-    arms = [f"{base}+{arm}" for base in ("bpr", "softmax") for arm in contestants.ARMS]
-    labels = {"bpr", "softmax"} | {n + at for n in (*arms, "macr", "popular") for at in ("", "@loss10")}
-    fine = {f"softmax+{arm}@{rule}" for arm in contestants.ARMS for rule in contest.FINE}
+    arms = [f"{base}+{arm}" for base in ("bpr", "softmax", "spectral") for arm in contestants.ARMS]
+    labels = {"bpr", "softmax"} | {n + at for n in (*arms, "macr", "popular", "spectral") for at in ("", "@loss10")}
+    fine = {f"{base}+{arm}@{rule}" for base in contest.FINE_BASES for arm in contestants.ARMS for rule in contest.FINE}
     assert {r["method"] for r in rows} == labels | fine
     assert {r["metric"] for r in rows if r["method"] in fine} == {NDCG}
     assert {r["seed"] for r in rows} == {"0", "1"}
@@ -105,8 +105,22 @@ def test_rows_hold_every_method_seed_and_test(small: tuple) -> None:
 def test_what_was_tried_is_kept_and_budgets_are_equal(small: tuple) -> None:
     _job, folder = small
     lines = [json.loads(t) for t in (folder / "results" / "chosen.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["method"] for line in lines] == ["bpr", "softmax", "macr", "popular"]
-    assert [len(line["trials"]) for line in lines] == [2, 2, 2, 1]  # the most popular has nothing to tune
+    assert [line["method"] for line in lines] == ["bpr", "softmax", "macr", "popular", "spectral"]
+    assert [len(line["trials"]) for line in lines] == [2, 2, 2, 1, 2]  # the most popular has nothing to tune
+
+
+def test_gradients_are_read_off_solved_tables_at_the_scale_of_a_softmax() -> None:
+    train = random_interactions(users=40, items=30)
+    tables = models.spectral(train, 6)
+    small, large = (
+        contestants.read_off(tables._replace(user=tables.user * scale), train, seed=0) for scale in (1e-3, 1e3)
+    )
+    assert frozen.fit_temperature(small.tables, train) == pytest.approx(1.0, rel=1e-2)
+    np.testing.assert_allclose(small.tables.user, large.tables.user, rtol=1e-2)
+    before, after = (rank.top_k(t, None, train, k=5).items for t in (tables, small.tables))
+    np.testing.assert_array_equal(before, after)
+    sizes = [ledger.magnitude(base.ledger.items) for base in (small, large)]
+    np.testing.assert_allclose(*sizes, rtol=1e-2)
 
 
 def test_a_second_run_adds_nothing_and_a_torn_one_is_completed(small: tuple) -> None:
