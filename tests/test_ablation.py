@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ablation, halves
-from jaxrec import frozen, select
+from experiments import ablation, carving, halves
+from jaxrec import frozen, rank, select
 from jaxrec.data import Interactions
 from jaxrec.types import Tables
 
@@ -62,6 +62,35 @@ def test_rows_are_added_and_the_table_of_halves_marks_the_best(tmp_path: Path) -
     page = halves.table(ablation.read(tmp_path / "halves.csv"))
     assert "| d (2) | a | 0.2000 ± 0.1414 | 0.900 | 0.2000 ± 0.1414 | 0.900 |" in page
     assert "| d (2) | b | **0.3000 ± 0.1414** | 0.900 | **0.3000 ± 0.1414** | 0.900 |" in page
+
+
+def test_pc_by_push_is_pc_where_pushes_are_as_the_counts() -> None:
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, 30, (300, 2)), axis=0)
+    train = Interactions(*pairs.T, 30, 30)
+    tables = Tables(*(jax.random.normal(jax.random.key(n), (30, 8)) for n in (0, 1)))
+    ledger = frozen.observe(tables, train, num_negatives=5, temperature=1.0)
+    push = ledger.items.push._replace(size=0.1 * jnp.asarray(train.item_counts, jnp.float32))
+    alike = ledger._replace(items=ledger.items._replace(push=push))
+    s = jnp.array([0.3, 0.5])
+    lists = []
+    for one in (ledger, alike):
+        arms = carving.arms(carving.Base(tables, one), train)
+        lists += [rank.top_k(arms[name].adjust(s)(tables, one), None, None, k=5).items for name in ("PC", "PC by push")]
+    np.testing.assert_array_equal(lists[2], lists[3])
+    np.testing.assert_array_equal(lists[0], lists[2])
+    assert (lists[0] != lists[1]).any()
+
+
+def test_the_page_of_carving_puts_ways_side_by_side() -> None:
+    start = {"data": "d", "arm": "PC", "rule": "loss10", "test": "unbiased"}
+    rows = [
+        start | {"carved": way, "rarest": rare, "natural kept": "0.91", "unbiased": "0.05", "ndcg@20": value}
+        for way, rare, value in (("as compared", "0.206", "0.0764"), ("one an item", "0.071", "0.0847"))
+    ]
+    page = carving.table(rows)
+    assert "as compared (21%): kept | validation | test | one an item (7%): kept" in page
+    assert "| loss10 | PC | 0.910 | 0.0500 | 0.0764 | 0.910 | 0.0500 | 0.0847 |" in page
 
 
 def test_the_page_has_means_and_marks_the_best_of_each_column() -> None:
