@@ -5,11 +5,13 @@ For each data set, backbone and contestant (`experiments.contestants`):
 1. Validation parts are carved from the training interactions (seed 0). `trials` settings are tried, the source's own
    first, the others by optuna. Each is trained with early stopping, and every evaluation of it is a candidate: NDCG@20
    on the natural part and on the unbiased part. A method with strengths at test time has them tried on its best state.
-   A base's best state (by natural NDCG) has each test-time adjustment tried on it, `points` strengths each.
+   A base's best state (by natural NDCG) has each test-time adjustment tried on it, `points` strengths each; so have
+   spectral tables, which nobody trains: their gradients are read off by one pass over the interactions.
 2. Two candidates are chosen: `unbiased`, the best unbiased NDCG; `loss10`, the best unbiased NDCG among those that keep
    90 % of the natural NDCG of the best plain base on that data and backbone (where none does, the one that keeps most).
-   A plain base is chosen by natural NDCG. For the adjustments of the strongest base there are also `loss2`, `loss5`
-   and `loss20`, of which only NDCG is kept: `experiments.equal` compares methods at equal natural accuracy.
+   A plain base is chosen by natural NDCG. For the adjustments of softmax and of spectral tables there are also
+   `loss2`, `loss5` and `loss20`, of which only NDCG is kept: `experiments.equal` compares methods at equal natural
+   accuracy.
 3. Each is trained again on all training interactions, with seeds 0, 1, ...; each test is ranked once.
 
     results/rows.csv       data,backbone,method,seed,test,metric,value; `METHOD@loss10` is the second choice

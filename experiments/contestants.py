@@ -1,6 +1,6 @@
 """Who takes part in the comparison of methods, and what the tuner may change of each.
 
-    bases     plain models; every test-time adjustment is tried on each (`ARMS`)
+    bases     plain models; every test-time adjustment is tried on each (`ARMS`), and on spectral tables
     trained   the baselines that change training, `jaxrec.baselines.METHODS`
     solved    most popular, EASE, ItemKNN, graph filters, iALS, spectral tables: no training by steps
 

@@ -58,10 +58,10 @@ LINEAR = tuple(name for name in contestants.names("mf") if name not in ("invcf",
 # Gowalla is ten times the size of the others: half of the trials, three seeds, and the methods that came next to the
 # first on the other sets, each kind of them at least once.
 ON_LARGE: tuple[str, ...] = ("bpr", "bpr-unit-users", "softmax", "popgo", "bc_loss", "logq", "ssm", "pda", "macr")
-ON_LARGE += ("ips-cnsr", "popular", "itemknn", "graph_filter", "ials")
+ON_LARGE += ("ips-cnsr", "popular", "itemknn", "graph_filter", "ials", "spectral")
 
 # Gowalla's two published splits have one test each: the best base's adjustments, beside methods that train little.
-ON_ONE_TEST: tuple[str, ...] = ("softmax", "popular", "itemknn", "graph_filter", "ials")
+ON_ONE_TEST: tuple[str, ...] = ("softmax", "popular", "itemknn", "graph_filter", "ials", "spectral")
 
 STUDIES: dict[str, tuple[Job | Contest, ...]] = {
     "main": (
