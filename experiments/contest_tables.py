@@ -63,9 +63,9 @@ class Group(NamedTuple):
     def chosen(self, name: str, rule: str) -> tuple[Candidate, bool]:
         return choose(self.pools[name], rule, self.reference)
 
-    def ours(self, rule: str) -> str:
-        """The base with one of our arms that validation prefers under a rule."""
-        names = [n for n in self.pools if is_ours(n)]
+    def ours(self, rule: str, base: str | None = None) -> str:
+        """The base, or this base, with one of our arms that validation prefers under a rule."""
+        names = [n for n in self.pools if is_ours(n) and base in (None, n.split("+")[0])]
 
         def value(name: str) -> tuple[bool, float]:
             found, kept = self.chosen(name, rule)
@@ -258,6 +258,10 @@ def page(groups: list[Group], by_user: list[ByUser]) -> str:
         "## Where ours stands",
         "Ours beside the best of all other methods that keep to the rule, our arms of other bases left out.",
         "\n".join(summary(groups, by_user)),
+        "## Each model beside its own count control",
+        "One of our arms, as validation chooses it, and the count control of the same model, where both keep to the "
+        "rule; the first test, and beside it the natural one. p by Holm's method over this table.",
+        "\n".join(controls(groups, by_user)),
     ]
     for group, (_, values) in zip(groups, by_user, strict=True):
         parts += [f"## {group.data}, {group.backbone}", group.budget()]
@@ -290,6 +294,33 @@ def summary(groups: list[Group], by_user: list[ByUser]) -> list[str]:
             cells += [spread(group.rows[ours][tests[0]][NDCG]), best.split("@")[0]]
             cells += [spread(group.rows[best][tests[0]][NDCG]), *shown]
             lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def controls(groups: list[Group], by_user: list[ByUser]) -> list[str]:
+    """A line for each model that was adjusted: ours on it, its count control, the difference, p over all lines."""
+    cells: dict[str, list[str]] = {}
+    found: dict[str, tuple[float, float]] = {}
+    for group, (_, values) in zip(groups, by_user, strict=True):
+        tests = sorted(next(iter(group.rows.values())), reverse=True)
+        if not tests[0].startswith("unbiased"):
+            continue
+        for base in dict.fromkeys(name.split("+")[0] for name in group.pools if is_ours(name)):
+            for rule in RULES:
+                ours = label_of(group.ours(rule, base), rule)
+                control = label_of(f"{base}+count_control", rule)
+                there = all(label in group.rows and keeps(group, label, rule) for label in (ours, control))
+                pair = pairs(values, ours, [control], tests[0]).get(control) if there else None
+                if pair is None:
+                    continue
+                key = f"{group.data}, {group.backbone} | {base} | {rule}"
+                rows = [group.rows[label] for label in (base, ours, control)]
+                shown = [" / ".join(spread(row[test][NDCG]) for test in tests) for row in rows]
+                cells[key], found[key] = [ours.split("+")[1].split("@")[0], *shown], pair
+    lines = ["| data, backbone | model | rule | ours | plain | ours | count control | difference | p, Holm |"]
+    lines.append("|---" * 9 + "|")
+    for key, (difference, p) in after_holm(found).items():
+        lines.append(f"| {key} | {' | '.join(cells[key])} | {difference:+.4f} | {p:.2g} |")
     return lines
 
 

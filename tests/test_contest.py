@@ -163,10 +163,19 @@ def test_the_page_ranks_methods_and_tests_differences(small: tuple) -> None:
     assert "## synthetic, mf" in text
     assert "(ours)" in text
     assert "p, Holm" in text
+    own = text.split("## Each model beside its own count control")[1].split("\n## ")[0]
     again = tables.contest_pages(folder / "results", None)["methods"]  # from the values kept beside the rows
     assert again == text
     (group,) = contest_tables.load(folder / "results")
     users, values = contest_tables.gather(group, folder / "results", None)
+    assert {line.split(" | ")[1] for line in own.splitlines() if line.startswith("| synthetic")} == {
+        "bpr", "softmax", "spectral"
+    }  # fmt: skip
+    arm = contest_tables.label_of(group.ours("unbiased", "spectral"), "unbiased")
+    assert arm.startswith("spectral+")
+    ahead = np.mean(values[arm]["unbiased"] - values["spectral+count_control"]["unbiased"])
+    (line,) = (line for line in own.splitlines() if "| spectral | unbiased |" in line)
+    assert line.split(" | ")[-2] == f"{ahead:+.4f}"
     for test in ("natural", "unbiased"):
         mean = np.mean([v for v in group.rows["macr"][test][NDCG]])
         assert np.mean(values["macr"][test]) == pytest.approx(mean, abs=1e-4)  # kept as float16
