@@ -213,7 +213,7 @@ def page(groups: list[Group], by_user: list[ByUser]) -> str:
         "are paired by user, p by Student's t, corrected by Holm's method over all other methods. It takes in that "
         "shares are set on the natural test's users, but for rows with a ‡, whose natural values by user are not "
         "kept; it does not know of the one choice made on validation. Adjustments of "
-        f"softmax have choices for losses of 2, 5, 10 and 20 %, all other methods for 10 % only, so {SHOWN:.0%} is "
+        f"softmax and of spectral tables have choices for losses of 2, 5, 10 and 20 %, all other methods for 10 % only, so {SHOWN:.0%} is "
         "what all have a choice for, if not as many tries at it ([methods](methods.md)).",
         "## Where ours stands",
         "\n".join(summary(groups, by_user)),
