@@ -212,8 +212,8 @@ def page(groups: list[Group], by_user: list[ByUser]) -> str:
         "`experiments/equal.py` says how methods are mixed. NDCG@20 on the tests, mean ± sd over seeds; differences "
         "are paired by user, p by Student's t, corrected by Holm's method over all other methods. It takes in that "
         "shares are set on the natural test's users, but for rows with a ‡, whose natural values by user are not "
-        "kept; it does not know of the one choice made on validation. Adjustments of "
-        f"softmax and of spectral tables have choices for losses of 2, 5, 10 and 20 %, all other methods for 10 % only, so {SHOWN:.0%} is "
+        "kept; it does not know of the one choice made on validation. Adjustments of softmax and of spectral tables "
+        f"have choices for losses of 2, 5, 10 and 20 %, all other methods for 10 % only, so {SHOWN:.0%} is "
         "what all have a choice for, if not as many tries at it ([methods](methods.md)).",
         "## Where ours stands",
         "\n".join(summary(groups, by_user)),
