@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from experiments.run import RESULTS
-from jaxrec import analysis, models, presets, runs
+from jaxrec import analysis, files, models, presets, runs
 from jaxrec.data import registry
 from jaxrec.data.interactions import Interactions
 from jaxrec.presets import Settings
@@ -80,7 +80,8 @@ def follow(train: Interactions, settings: Settings, *, epochs: int, every: int) 
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Correlations at the last epoch, and the share of all magnitude that the most popular fifth of items has."""
+    """Correlations at the last epoch, and the median magnitude of the most popular fifth of items over that of the
+    least popular one."""
     columns = ("data", "backbone", "objective", "users", "epochs", *READ, "magnitude, fifth 5 / fifth 1")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
@@ -175,7 +176,7 @@ def main(
                     row: dict[str, Any] = {"data": data, "backbone": backbone, "objective": objective}
                     row |= {"unit_users": unit_users, "readings": readings}
                     others = [known for known in _read(kept) if _key(known) != _key(row)]
-                    runs.write_json(kept, sorted([*others, row], key=_place), indent=None)
+                    files.write_json(kept, sorted([*others, row], key=_place), indent=None)
                     print(data, backbone, objective, unit_users, readings[-1]["spearman"], flush=True)
     write_page(results)
 

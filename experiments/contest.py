@@ -3,16 +3,18 @@
 For each data set, backbone and contestant (`experiments.contestants`):
 
 1. Validation parts are carved from the training interactions (seed 0). `trials` settings are tried, the source's own
-   first, the others by optuna. Each is trained with early stopping, and every evaluation of it is a candidate: NDCG@20
-   on the natural part and on the unbiased part. A method with strengths at test time has them tried on its best state.
-   A base's best state (by natural NDCG) has each test-time adjustment tried on it, `points` strengths each; so have
-   spectral tables, which nobody trains: their gradients are read off by one pass over the interactions.
+   first (where it is outside what is searched, the nearest that is searched), the others by optuna. Each is trained
+   with early stopping, and every evaluation of it is a candidate: NDCG@20 on the natural part and on the unbiased
+   part. A method with strengths at test time has them tried on its best state. A base's best state (by natural NDCG)
+   has each test-time adjustment tried on it, `points` strengths each; so have spectral tables, which nobody trains:
+   their gradients are read off by one pass over the interactions.
 2. Two candidates are chosen: `unbiased`, the best unbiased NDCG; `loss10`, the best unbiased NDCG among those that keep
    90 % of the natural NDCG of the best plain base on that data and backbone (where none does, the one that keeps most).
    A plain base is chosen by natural NDCG. For the adjustments of softmax and of spectral tables there are also
    `loss2`, `loss5` and `loss20`, of which only NDCG is kept: `experiments.equal` compares methods at equal natural
    accuracy.
-3. Each is trained again on all training interactions, with seeds 0, 1, ...; each test is ranked once.
+3. Each is trained again on all training interactions, with seeds 0, 1, ...; each test is ranked once. What a method
+   makes before it is trained (the branch of BC loss and PopGo, CausE's split) is the same for all seeds.
 
     results/rows.csv       data,backbone,method,seed,test,metric,value; `METHOD@loss10` is the second choice
     results/chosen.jsonl   what was tried and chosen, one line a contestant; `tested`: which choice its rows are of
@@ -28,6 +30,7 @@ import csv
 import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -40,7 +43,7 @@ import numpy as np
 
 from experiments import contestants
 from experiments.contestants import ARMS, BASES, Backbone, Base, Contestant
-from jaxrec import baselines, metrics, models, tune
+from jaxrec import baselines, files, metrics, models, tune
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.baselines import Method
@@ -105,7 +108,7 @@ def run(contest: Contest, results: Path, work: Path, only: tuple[str, ...] = ())
         if known is None:
             line = _tune(contest, found, carved)
             line["seconds"] = round(time.perf_counter() - begun, 1)
-            _append(results / "chosen.jsonl", [json.dumps(line)])
+            _note(results / "chosen.jsonl", contest, line)
             print(f"{contest.data} {contest.backbone} {name}: tuned in {line['seconds']:.0f} s", flush=True)
         elif missing := _missing_arms(known, found):
             _replace(results / "chosen.jsonl", known, _with_arms(contest, found, known, missing, carved))
@@ -269,7 +272,8 @@ def _base(method: Method, state: Any) -> Base:
 def _own_strengths(
     contest: Contest, method: Method, state: Any, carved: Split, problem: selection.Problem
 ) -> list[tuple[dict[str, float], dict[str, dict[str, float]]]]:
-    """A trained method's own strengths at test time, a quarter of the points of an adjustment."""
+    """A trained method's own strengths at test time: a quarter of an adjustment's points where it is one itself, else
+    at most nine of each strength, the others as they are."""
     number = max(contest.points // 4, 1)
     if method.arm is not None:
         tables = baselines.start(method, state.params, state.ledger)
@@ -287,7 +291,8 @@ def _own_strengths(
 def _measure(found: Tables | Scorer, carved: Split, problem: selection.Problem) -> dict[str, dict[str, float]]:
     if isinstance(found, Tables):
         return selection.measure(problem._replace(tables=found), identity())
-    users = np.unique(np.concatenate(problem.users))
+    chunks = zip(problem.users, problem.relevant, strict=True)  # padded by users that have nothing to find
+    users = np.sort(np.concatenate([u[np.any([(p >= 0).any(1) for p in parts], axis=0)] for u, parts in chunks]))
     ranking = baselines.top_k(found, users, carved.train, k=K)
     summaries = {p: metrics.evaluate(ranking, part, carved.train, ks=[K]).summary for p, part in carved.valid.items()}
     return {part: {NDCG: summary[NDCG]} for part, summary in summaries.items()}
@@ -346,6 +351,11 @@ def _mark(results: Path, contest: Contest, line: Mapping[str, Any], wanted: Mapp
         return
     _drop(results / "rows.csv", contest, {label for label in tested if old.get(label) != tested[label]})
     _replace(results / "chosen.jsonl", line, {**line, "tested": tested})
+
+
+def _note(path: Path, contest: Contest, line: Mapping[str, Any]) -> None:
+    """Adds the line of a contestant, but where another process has tuned it meanwhile."""
+    _rewrite(path, lambda lines: lines if _line(lines, contest, line["method"]) else [*lines, json.dumps(line)])
 
 
 def _drop(path: Path, contest: Contest, labels: Iterable[str]) -> None:
@@ -448,14 +458,9 @@ def _write(contest: Contest, label: str, seed: int, ranking: TopK, split: Split,
 
 
 def _append(path: Path, lines: Iterable[str], first: str | None = None) -> None:
-    """Adds lines to a file that several processes may write to; one that another process wrote already, once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        there = set(file.read().splitlines())
-        head = f"{first}\n" if first is not None and not there else ""
-        file.write(head + "".join(f"{line}\n" for line in lines if line not in there))
+    """Adds lines to a file; one that another process wrote already, once."""
+    head = [] if first is None else [first]
+    _rewrite(path, lambda there: list(dict.fromkeys([*(there or head), *lines])))
 
 
 def _replace(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -464,13 +469,17 @@ def _replace(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
 
 
 def _rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
-    """Changes the lines of a file that several processes may write to."""
-    with path.open("r+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        lines = change(file.read().splitlines())
-        file.seek(0)
-        file.truncate()
-        file.write("".join(f"{line}\n" for line in lines))
+    """Changes the lines of a file that several processes may write to: one at a time, and put in place whole, so that
+    who reads it sees what was there before or all that is there now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        with files.whole(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in change(there)), encoding="utf-8")
+    finally:
+        os.close(folder)  # and the lock with it
 
 
 def _done(path: Path, contest: Contest) -> set[tuple[str, int]]:
@@ -489,9 +498,11 @@ def _done(path: Path, contest: Contest) -> set[tuple[str, int]]:
 def _known(results: Path, contest: Contest, method: str) -> dict[str, Any] | None:
     """The line of a contestant that is tuned."""
     path = results / "chosen.jsonl"
-    if not path.exists():
-        return None
-    for text in path.read_text(encoding="utf-8").splitlines():
+    return _line(path.read_text(encoding="utf-8").splitlines(), contest, method) if path.exists() else None
+
+
+def _line(lines: Iterable[str], contest: Contest, method: str) -> dict[str, Any] | None:
+    for text in lines:
         line: dict[str, Any] = json.loads(text)
         if (line["data"], line["backbone"], line["method"]) == (contest.data, contest.backbone, method):
             return line

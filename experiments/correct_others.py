@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 
 from experiments.run import RESULTS
-from jaxrec import adapters, correct, frozen, metrics, pipeline, runs
+from jaxrec import adapters, correct, files, frozen, metrics, pipeline, runs
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.adapters import TwoTower
@@ -124,7 +124,7 @@ def main(
             chosen = (not only or data in only) and (not models or name in models)
             if chosen and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                runs.write_json(path, _job(data, name, runs_folder / f"{data}.{name}"))
+                files.write_json(path, _job(data, name, runs_folder / f"{data}.{name}"))
                 print(f"{data}, {name}: {path}", flush=True)
     _write_table()
 

@@ -14,7 +14,7 @@ import tyro
 
 from experiments import correct_others as study
 from experiments.run import RESULTS
-from jaxrec import correct, pipeline, runs
+from jaxrec import correct, files, pipeline, runs
 from jaxrec.data import registry
 
 WAYS: tuple[Literal["none", "estimate"], ...] = ("none", "estimate")
@@ -34,7 +34,7 @@ def main(runs_folder: Path = Path("runs/correct_others")) -> None:
         path = RESULTS / "correct_others" / f"{data}.{name}.json"
         if key not in found and path.exists():
             found[key] = _job(data, runs.read_json(path), runs_folder / f"{data}.{name}")
-            runs.write_json(target, found)
+            files.write_json(target, found)
     target.with_suffix(".md").write_text("\n\n".join(_table(found)) + "\n", encoding="utf-8")
     print(target.with_suffix(".md"))
 

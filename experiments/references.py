@@ -35,7 +35,7 @@ import tyro
 
 from experiments.contest import NDCG
 from experiments.run import RESULTS
-from jaxrec import baselines, metrics, models, pipeline, presets, runs
+from jaxrec import baselines, files, metrics, models, pipeline, presets, runs
 from jaxrec import select as selection
 from jaxrec.data import registry, splits
 from jaxrec.data.interactions import Split
@@ -199,7 +199,7 @@ def main(
     for name in only or NAMES:
         found = NAMES[name](epochs, work / "references")
         (results / "references").mkdir(parents=True, exist_ok=True)
-        runs.write_json(results / "references" / f"{name}.json", found)
+        files.write_json(results / "references" / f"{name}.json", found)
     head = "# Published figures made again\n\nMade by `python -m experiments.references`, lightgcn-gowalla with "
     head += "`--epochs 1000`. Mean ± sd where there are seeds.\n\n"
     (results / "references.md").write_text(head + "\n".join(table(results)) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ import tyro
 
 from experiments import contest, contestants
 from experiments.contest import Contest
-from jaxrec import pipeline
+from jaxrec import files, pipeline
 from jaxrec import runs as runs_
 from jaxrec.presets import PRESETS, Preset, Settings
 from jaxrec.report import write_report
@@ -60,6 +60,10 @@ LINEAR = tuple(name for name in contestants.names("mf") if name not in ("invcf",
 ON_LARGE: tuple[str, ...] = ("bpr", "bpr-unit-users", "softmax", "popgo", "bc_loss", "logq", "ssm", "pda", "macr")
 ON_LARGE += ("ips-cnsr", "popular", "itemknn", "graph_filter", "ials", "spectral")
 
+# A million interactions through a graph: the bases with their adjustments, and two that are trained otherwise.
+ON_LARGE_GRAPHS: tuple[str, ...] = ("softmax", "bpr", "popgo", "macr")
+FEW: dict[str, Any] = {"seeds": (0, 1, 2), "trials": 3, "epochs": 10, "evaluate_every": 2}
+
 # Gowalla's two published splits have one test each: the best base's adjustments, beside methods that train little.
 ON_ONE_TEST: tuple[str, ...] = ("softmax", "popular", "itemknn", "graph_filter", "ials", "spectral")
 
@@ -95,6 +99,8 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Contest("ml-100k", "lightgcn", methods=ON_GRAPHS),
         Contest("synthetic", "lightgcn", methods=ON_GRAPHS),
         Contest("lastfm-both", "lightgcn", methods=ON_GRAPHS),
+        Contest("ml-100k-temporal", "lightgcn", methods=ON_GRAPHS),
+        Contest("ml-1m", "lightgcn", methods=ON_LARGE_GRAPHS, **FEW),
         Contest("coat", "two-tower"),
         Contest("ml-100k", "two-tower"),
     ),
@@ -163,7 +169,7 @@ def keep(study: str, name: str, out: Path) -> None:
     found.pop("source")
     folder = RESULTS / study
     folder.mkdir(parents=True, exist_ok=True)
-    runs_.write_json(folder / f"{name}.json", _rounded(found))
+    files.write_json(folder / f"{name}.json", _rounded(found))
 
 
 def _rounded(value: Any) -> Any:

@@ -14,6 +14,7 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     select       arms, frontier, select                  rank        top_k, top_k_scores
     metrics      evaluate, compare                       analysis    claims
     pipeline     the main job, end to end                runs        a RUN folder's files
+                                                         files       written whole or not at all
     checkpoint   save, restore                           report      write_report, write_comparison
     explore      a grid over the strengths               track       Tracker, JsonLines, TensorBoard
     tune         settings of a base model                presets     PRESETS, Settings
@@ -40,6 +41,7 @@ _MODULES = (
     "explore",
     "embeddings",
     "export",
+    "files",
     "frozen",
     "gradients",
     "ledger",

@@ -370,7 +370,3 @@ def _dispatch(args: list[str]) -> int:
         print(f"jaxrec: no command {name!r}{hint}\n\n{USAGE}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

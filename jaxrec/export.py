@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
-from jaxrec import rank
+from jaxrec import files, rank
 from jaxrec.adapters import ids_of
-from jaxrec.data.interactions import DataError
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
 
@@ -61,34 +61,18 @@ def save_scorer(
         return rank.rank_block(Tables(user, item), users, excluded, k)
 
     exported = export.export(jax.jit(run), platforms=PLATFORMS)(*shapes, *ids)
-    with Path(path).open("wb") as out:  # given a name, numpy would append .npz to it
-        np.savez(
-            out,
-            module=np.frombuffer(exported.serialize(), np.uint8),
-            user=np.asarray(folded.user),
-            item=np.asarray(folded.item),
-            k=np.array(k),
-            user_ids=user_ids,
-            item_ids=item_ids,
-        )
+    arrays: dict[str, ArrayLike] = {"module": np.frombuffer(exported.serialize(), np.uint8), "k": k}
+    arrays |= {"user": folded.user, "item": folded.item, "user_ids": user_ids, "item_ids": item_ids}
+    files.write_arrays(Path(path), arrays)
 
 
 def load_scorer(path: str | PathLike[str]) -> SavedScorer:
     """What `save_scorer` wrote. DataError where the file is no scorer or a damaged one."""
     export = _export()
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as found:
-            if "module" not in found:
-                raise DataError(f"{path} holds no exported scorer; `export.save_scorer` writes one")
-            exported = export.deserialize(bytearray(found["module"].tobytes()))
-            user, item = jnp.asarray(found["user"]), jnp.asarray(found["item"])
-            ids, k = (found["user_ids"], found["item_ids"]), int(found["k"])
-    except (DataError, OSError, MemoryError):
-        raise
-    except Exception as error:  # numpy, zipfile and flatbuffers have exceptions of their own for damaged files
-        raise DataError(
-            f"{path} holds no exported scorer, or a damaged one ({error}); `export.save_scorer` writes one"
-        ) from None
+    with files.read_arrays(Path(path), "`export.save_scorer` writes a scorer") as found:
+        exported = export.deserialize(bytearray(found["module"].tobytes()))
+        user, item = jnp.asarray(found["user"]), jnp.asarray(found["item"])
+        ids, k = (found["user_ids"], found["item_ids"]), int(found["k"])
 
     def run(users: np.ndarray, excluded: np.ndarray) -> tuple[Array, Array]:
         best: tuple[Array, Array] = exported.call(

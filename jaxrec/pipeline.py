@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec import analysis, checkpoint, explore, metrics, models, rank, runs, samplers
+from jaxrec import analysis, checkpoint, explore, files, metrics, models, rank, runs, samplers
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.data import registry, splits
@@ -130,7 +130,7 @@ def train(
     if resume and (out / "settings.json").exists():
         _want_same(out / "settings.json", started)
     out.mkdir(parents=True, exist_ok=True)
-    runs.write_json(out / "settings.json", started)
+    files.write_json(out / "settings.json", started)
     with ExitStack() as stack:
         followed = (JsonLines(out / "history.jsonl", resume=resume), *trackers)
         for tracker in followed:
@@ -211,11 +211,11 @@ def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict
     runs.write_lists(out, job.dataset, tables, adjusted["adjusted"])
     runs.write_exposure(out, job.dataset, rankings["plain"], rankings["adjusted"], k=settings.k)
     if choice.grid is not None:
-        runs.write_json(out / "grid.json", choice.grid, indent=None)
+        files.write_json(out / "grid.json", choice.grid, indent=None)
     rows = (("carved", choice.history), ("refit", refitted.history))
-    runs.write_lines(out / "history.jsonl", [{"fit": name, **row} for name, history in rows for row in history])
-    runs.write_json(out / "frontier.json", {n: [p._asdict() for p in tried] for n, tried in choice.points.items()})
-    runs.write_json(out / "metrics.json", found)  # last: its presence says that the run is whole
+    files.write_lines(out / "history.jsonl", [{"fit": name, **row} for name, history in rows for row in history])
+    files.write_json(out / "frontier.json", {n: [p._asdict() for p in tried] for n, tried in choice.points.items()})
+    files.write_json(out / "metrics.json", found)  # last: its presence says that the run is whole
     return found
 
 

@@ -23,10 +23,7 @@ The folder that `jaxrec adjust` writes for a model trained elsewhere is one of t
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,12 +38,15 @@ from jaxrec.data import registry
 from jaxrec.data.formats import StrPath
 from jaxrec.data.interactions import DataError, Interactions, Split
 from jaxrec.data.registry import Dataset
+from jaxrec.files import read_arrays, write_arrays, write_json
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics import Evaluation
 from jaxrec.metrics.popularity import group_names, profile_popularity, recommendation_counts
 from jaxrec.rank import TopK
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
+
+AGAIN = "make the run again"
 
 
 class Saved(NamedTuple):
@@ -84,16 +84,6 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is damaged ({problem}); make it again") from problem
 
 
-@contextmanager
-def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of an .npz file. DataError for one that is damaged, or lacks an array."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            yield found
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as problem:
-        raise DataError(f"{path} is damaged or of another kind ({problem}); make the run again") from problem
-
-
 def want_fingerprint(run: StrPath, found: Mapping[str, Any], train: Interactions) -> None:
     """DataError where the training part is not that of the run with these metrics; older runs don't tell."""
     if found.get("fingerprint", train.fingerprint) != train.fingerprint:
@@ -113,37 +103,16 @@ def load_split(run: StrPath) -> Split:
     return split
 
 
-def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
-    """Writes JSON whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def read_history(run: StrPath) -> list[dict[str, Any]]:
     """The rows of `history.jsonl`."""
     return [json.loads(line) for line in (Path(run) / "history.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a line of JSON for each row, all of them or none."""
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
-
-
 def save_tables(run: Path, train: Interactions, plain: Tables, adjusted: Tables) -> None:
     """Writes `embeddings.npz`, biases folded in."""
     plain, adjusted = fold_bias(plain), fold_bias(adjusted)
-    np.savez(
-        run / "embeddings.npz",
-        user=np.asarray(plain.user),
-        item=np.asarray(plain.item),
-        user_adjusted=np.asarray(adjusted.user),
-        item_adjusted=np.asarray(adjusted.item),
-        user_ids=train.user_ids,
-        item_ids=train.item_ids,
-    )
+    adjusted_rows = {"user_adjusted": adjusted.user, "item_adjusted": adjusted.item}
+    write_arrays(run / "embeddings.npz", {"user": plain.user, "item": plain.item, **adjusted_rows, **_ids(train)})
 
 
 def load_tables(run: StrPath) -> Saved:
@@ -151,7 +120,7 @@ def load_tables(run: StrPath) -> Saved:
     path = Path(run) / "embeddings.npz"
     if not path.exists():
         raise FileNotFoundError(f"{run} holds no embeddings.npz: no finished run is there; `jaxrec train` makes one")
-    with _arrays(path) as found:
+    with read_arrays(path, AGAIN) as found:
         ends = ("_plain", "") if "user_plain" in found else ("", "_adjusted")
         plain, adjusted = (Tables(jnp.asarray(found[f"user{e}"]), jnp.asarray(found[f"item{e}"])) for e in ends)
         return Saved(plain, adjusted, found["user_ids"], found["item_ids"])
@@ -160,23 +129,20 @@ def load_tables(run: StrPath) -> Saved:
 def save_corrected(run: Path, seen: Interactions, plain: Tables, corrected: Tables) -> None:
     """Writes `embeddings.npz` and `seen.npz` of a model trained elsewhere, biases folded in."""
     plain, corrected = fold_bias(plain), fold_bias(corrected)
-    np.savez(
-        run / "embeddings.npz",
-        user=np.asarray(corrected.user),
-        item=np.asarray(corrected.item),
-        user_plain=np.asarray(plain.user),
-        item_plain=np.asarray(plain.item),
-        user_ids=seen.user_ids,
-        item_ids=seen.item_ids,
-    )
-    np.savez_compressed(run / "seen.npz", users=seen.users, items=seen.items)
+    plain_rows = {"user_plain": plain.user, "item_plain": plain.item}
+    write_arrays(run / "embeddings.npz", {"user": corrected.user, "item": corrected.item, **plain_rows, **_ids(seen)})
+    write_arrays(run / "seen.npz", {"users": seen.users, "items": seen.items}, compressed=True)
+
+
+def _ids(of: Interactions) -> dict[str, np.ndarray]:
+    return {"user_ids": of.user_ids, "item_ids": of.item_ids}
 
 
 def load_seen(run: StrPath, saved: Saved) -> Interactions:
     """The interactions that the tables of a RUN were trained on."""
     seen = Path(run) / "seen.npz"
     if seen.exists():
-        with _arrays(seen) as found:
+        with read_arrays(seen, AGAIN) as found:
             sizes = len(saved.user_ids), len(saved.item_ids)
             return Interactions(found["users"], found["items"], *sizes, saved.user_ids, saved.item_ids)
     return load_split(run).train
@@ -185,12 +151,12 @@ def load_seen(run: StrPath, saved: Saved) -> Interactions:
 def save_ledger(run: Path, ledger: GradientLedger) -> None:
     """Writes `ledger.npz`, arrays under names like `items.pull.size`."""
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(ledger)[0].items()}
-    np.savez(run / "ledger.npz", **arrays)  # type: ignore[arg-type]
+    write_arrays(run / "ledger.npz", arrays)
 
 
 def load_ledger(run: StrPath) -> GradientLedger:
     """What `save_ledger` wrote, of a ledger that keeps vectors row by row."""
-    with _arrays(Path(run) / "ledger.npz") as found:
+    with read_arrays(Path(run) / "ledger.npz", AGAIN) as found:
         num_items, width = found["items.pull.vector"].shape
         named, structure = named_leaves(ledgers.init(len(found["users.pull.vector"]), num_items, width))
         return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in named])
@@ -206,7 +172,7 @@ def save_per_user(run: Path, results: Mapping[str, Mapping[str, Evaluation]]) ->
         if name.startswith(("recall@", "ndcg@"))
     }
     users = {f"{test}/users": e.users for test, e in results["plain"].items()}
-    np.savez_compressed(run / "per_user.npz", **rows, **users)  # type: ignore[arg-type]
+    write_arrays(run / "per_user.npz", rows | users, compressed=True)
 
 
 def load_per_user(run: StrPath) -> dict[str, PerUser]:
@@ -214,9 +180,9 @@ def load_per_user(run: StrPath) -> dict[str, PerUser]:
     run = Path(run)
     if not (run / "per_user.npz").exists():
         return {}
-    with _arrays(run / "embeddings.npz") as tables:
+    with read_arrays(run / "embeddings.npz", AGAIN) as tables:
         ids = tables["user_ids"]
-    with _arrays(run / "per_user.npz") as found:
+    with read_arrays(run / "per_user.npz", AGAIN) as found:
         ends = "/users"
         tests = {n.removesuffix(ends): PerUser(ids[found[n]], {}) for n in found if n.endswith(ends)}
         for key in found:

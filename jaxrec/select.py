@@ -5,8 +5,8 @@
     frontier   every point that was tried, with its metrics on each validation part
     select     the point that a rule prefers
 
-Each arm gets the same number of points: quasi-random ones over its box, then rounds of refinement near the best
-ones. Tests are not seen here.
+An arm gets a given number of points: quasi-random ones over its box, then rounds of refinement near the best ones.
+Tests are not seen here.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from jaxrec import pipeline, runs
+from jaxrec import files, pipeline
 from jaxrec.data import registry, splits
 from jaxrec.data.interactions import Split
 from jaxrec.names import nearest
@@ -235,7 +235,7 @@ def _write(out: Path, study: optuna.Study, base: Settings, plan: Mapping[str, An
         for t in study.trials
         if t.state.is_finished()
     ]
-    runs.write_lines(out / "trials.jsonl", rows)
+    files.write_lines(out / "trials.jsonl", rows)
     if not any(row["state"] == "complete" for row in rows):
         return None
     best = study.best_trial
@@ -247,7 +247,7 @@ def _write(out: Path, study: optuna.Study, base: Settings, plan: Mapping[str, An
         "best_epoch": best.user_attrs["best_epoch"],
         "settings": dataclasses.asdict(override(base, best.params, source="the search space")),
     }
-    runs.write_json(out / "best.json", found)
+    files.write_json(out / "best.json", found)
     return found
 
 

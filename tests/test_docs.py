@@ -13,7 +13,8 @@ import pytest
 import jaxrec
 
 ROOT = Path(__file__).parents[1]
-MODULES = ["jaxrec", *(m.name for m in pkgutil.walk_packages(jaxrec.__path__, "jaxrec."))]
+FOUND = [m.name for m in pkgutil.walk_packages(jaxrec.__path__, "jaxrec.")]
+MODULES = ["jaxrec", *(name for name in FOUND if name != "jaxrec.__main__")]
 
 
 def undocumented(name: str) -> list[str]:

@@ -13,7 +13,7 @@ import chromium
 import pytest
 from chromium import Page
 
-from jaxrec import report, runs
+from jaxrec import files, report, runs
 
 pytestmark = pytest.mark.browser
 NASTY = "</script><img src=x onerror=alert(1)>\u2028&amp;"
@@ -58,7 +58,7 @@ def written(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         row["item"] += NASTY
     grid["people"][0]["user"] += NASTY
     for name, content in (("grid", grid), ("lists", lists)):
-        runs.write_json(folder / f"{name}.json", content)
+        files.write_json(folder / f"{name}.json", content)
     return report.write_report(folder)
 
 

@@ -263,7 +263,7 @@ def test_output_that_nobody_reads_ends_without_a_traceback() -> None:
 
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "jaxrec.cli", "data", "list"]
+    command = [sys.executable, "-m", "jaxrec", "data", "list"]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")

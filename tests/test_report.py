@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import random_interactions
 
-from jaxrec import cli, data, explore, metrics, models, rank, report, runs, select
+from jaxrec import cli, data, explore, files, metrics, models, rank, report, runs, select
 from jaxrec import ledger as ledgers
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.popularity import recommendation_counts
@@ -167,11 +167,11 @@ def test_a_section_is_there_where_its_data_is(run: Path, tmp_path: Path) -> None
 def test_numbers_of_validation_alone_make_a_page(tmp_path: Path) -> None:
     """What a model of one's own, corrected without a test, leaves."""
     values = {"plain": {"valid": {"ndcg@20": 0.2}}, "adjusted": {"valid": {"ndcg@20": 0.25}}}
-    runs.write_json(tmp_path / "metrics.json", {"validation": values, "selected": {"direction": 0.5}})
+    files.write_json(tmp_path / "metrics.json", {"validation": values, "selected": {"direction": 0.5}})
     page = report.write_report(tmp_path)
     assert sections(page) == ["accuracy", "made"]
     assert "NDCG@20 rises from 0.2000 to 0.2500 (+25 %)" in page.read_text()
-    runs.write_json(tmp_path / "metrics.json", {"data": "mine"})
+    files.write_json(tmp_path / "metrics.json", {"data": "mine"})
     assert sections(report.write_report(tmp_path)) == []
 
 
@@ -179,8 +179,8 @@ def test_a_grid_of_one_part_is_drawn_against_popularity(tmp_path: Path) -> None:
     posed, split = problem()
     lone = posed._replace(parts=("natural",), relevant=[(chunk[0],) for chunk in posed.relevant])
     arm = select.arms(posed.tables, posed.ledger, split.train)["adjusted"]
-    runs.write_json(tmp_path / "grid.json", explore.grid(lone, arm, split.train, selected={}, points=20))
-    runs.write_json(tmp_path / "metrics.json", {"data": "mine"})
+    files.write_json(tmp_path / "grid.json", explore.grid(lone, arm, split.train, selected={}, points=20))
+    files.write_json(tmp_path / "metrics.json", {"data": "mine"})
     text = report.write_report(tmp_path).read_text()
     assert '"axes":[1,2]' in text
     assert '"arp@10"' in text
@@ -190,7 +190,7 @@ def test_comparing_says_what_differs(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "b" / run.name
     shutil.copytree(run, other)
     found = runs.read_metrics(other)
-    runs.write_json(other / "metrics.json", found | {"seed": 5, "settings": found["settings"] | {"width": 9}})
+    files.write_json(other / "metrics.json", found | {"seed": 5, "settings": found["settings"] | {"width": 9}})
     page = report.write_comparison([run, other])
     assert page == run.resolve().parent / "compare.html"
     text = page.read_text()
@@ -245,7 +245,7 @@ def test_runs_of_other_users_or_data_are_not_paired(run: Path, tmp_path: Path) -
     assert report.paired([run, other])[1:] == ([], [note])
     assert "ranked different users" in report.write_comparison([run, other], tmp_path / "page.html").read_text()
     changed = _with_users(run, tmp_path / "changed", {})
-    runs.write_json(changed / "metrics.json", runs.read_metrics(changed) | {"fingerprint": "0"})
+    files.write_json(changed / "metrics.json", runs.read_metrics(changed) | {"fingerprint": "0"})
     note = f"changed and {run.name} are of different data, so they are not paired."
     assert report.paired([run, changed])[1:] == ([], [note])
     (changed / "per_user.npz").unlink()

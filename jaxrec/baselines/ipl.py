@@ -22,7 +22,11 @@ SETTINGS = Settings(
 
 
 def expected_interactions(scores: Array, num_users: int) -> Array:
-    """c_k = Σ_u σ(s_uk), estimated from the users of a batch as U/B · Σ_b σ(s_bk): [B, K] -> [K]."""
+    """c_k = Σ_u σ(s_uk), estimated from the users of a batch as U/B · Σ_b σ(s_bk): [B, K] -> [K].
+
+    Where a batch draws interactions, as samplers here do, its users are drawn by how many they have, so active users
+    count for more in c_k than others.
+    """
     return num_users * jnp.mean(jax.nn.sigmoid(scores), axis=0)
 
 

@@ -171,7 +171,7 @@ def write(
     import jax
     import numpy as np
 
-    from jaxrec import analysis, embeddings, pipeline, runs
+    from jaxrec import analysis, embeddings, files, pipeline, runs
     from jaxrec.data.interactions import Split
     from jaxrec.data.registry import Dataset
 
@@ -183,8 +183,8 @@ def write(
     runs.save_per_user(out, found.results)
     runs.write_readings(out, found.plain, found.ledger, seen.item_counts)
     runs.write_lists(out, Dataset(two.source, Split(seen)), found.plain, found.tables)
-    runs.write_json(out / "frontier.json", {n: [p._asdict() for p in tried] for n, tried in found.frontier.items()})
-    runs.write_json(out / "grid.json", found.grid, indent=None)
+    files.write_json(out / "frontier.json", {n: [p._asdict() for p in tried] for n, tried in found.frontier.items()})
+    files.write_json(out / "grid.json", found.grid, indent=None)
     (out / "history.jsonl").write_text("", encoding="utf-8")  # nothing was trained here
     summary: dict[str, Any] = {
         "strengths": found.strengths,
@@ -197,7 +197,7 @@ def write(
         "settings": settings,
         "seconds": found.seconds,
     }
-    runs.write_json(out / "adjust.json", summary)
+    files.write_json(out / "adjust.json", summary)
     page = {
         "data": settings["interactions"],
         "source": settings["interactions"],
@@ -218,7 +218,7 @@ def write(
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         "seconds": found.seconds,
     }
-    runs.write_json(out / "metrics.json", page)
+    files.write_json(out / "metrics.json", page)
 
 
 def _with_user_bias(tables: Any, user_bias: Any) -> Any:

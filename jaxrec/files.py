@@ -1,0 +1,75 @@
+"""Files written whole or not at all, and arrays read without a pickle.
+
+A file is written under its name with `.partial` behind, then put in place by one rename: what was there before stays
+until then, and stays where writing fails.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxrec.data.interactions import DataError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Another name to write under, which becomes `path` at the end; what was written goes where an error ends it.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with whole(folder / "a.txt") as partial:
+    ...     _ = partial.write_text("all of it")
+    >>> [file.name for file in folder.iterdir()]
+    ['a.txt']
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
+    """Writes JSON."""
+    with whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a line of JSON for each row."""
+    with whole(path) as partial:
+        partial.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool = False) -> None:
+    """Writes arrays into an .npz file, whatever its name ends with. ValueError for what only a pickle could hold."""
+    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    if pickled := [name for name, array in plain.items() if array.dtype.hasobject]:
+        raise ValueError(f"{path}: no pickle is written, but {', '.join(pickled)} holds objects; give numbers or text")
+    with whole(path) as partial, partial.open("wb") as out:  # given a name, numpy would append .npz to it
+        (np.savez_compressed if compressed else np.savez)(out, **plain)  # type: ignore[arg-type]
+
+
+@contextmanager
+def read_arrays(path: Path, remedy: str) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an .npz file, read when asked for.
+
+    DataError, which ends with the remedy, for a file that is damaged or of another kind, or lacks an array that is
+    asked for. FileNotFoundError where there is none.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            yield found
+    except (DataError, OSError, MemoryError):
+        raise
+    except Exception as problem:  # numpy and zipfile have many kinds of their own for damaged files
+        raise DataError(f"{path} is damaged or of another kind ({problem}); {remedy}") from problem
