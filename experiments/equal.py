@@ -14,10 +14,11 @@ Data sets without a natural test are left out.
 λ is an estimate itself, from the same users' natural NDCG, so p takes it in: a user's part in a mixture's unbiased NDCG
 is their own value, and what their natural NDCG does to it through λ (the delta method),
 
-    x_u = U + (n/n_b) 1[u in unbiased] (b_u − U) + (n/n_a) 1[u in natural] (dU/dN) (a_u − w_u),
+    x_u = U + (n/n_b) 1[u in unbiased] (b_u − U) − (n/n_a) 1[u in natural] (dU/dN) (a_u − w_u),
 
 with b_u and a_u the mixture's values, w_u those of the wanted level, U the mean of b, dU/dN the slope between the two
-parts of the mixture, n users in all, n_b and n_a of them in the tests. Its mean is U, its standard error that of U.
+parts of the mixture, n users in all, n_b and n_a of them in the tests. A mixture that keeps more than is wanted is
+mixed further, which is what the last term takes off. Its mean is U, its standard error that of U.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Mixture(NamedTuple):
     share: float  # λ of the second
     by_user: np.ndarray | None  # x_u of all users, mean over seeds
     natural_by_user: np.ndarray | None  # a_u of the natural test's
+    taken_in: bool  # whether x_u knows that λ is an estimate
 
 
 class Level(NamedTuple):
@@ -102,17 +104,17 @@ def mixture(group: Group, by_user: ByUser, name: str, wanted: Level) -> Mixture:
         return None if first is None or second is None else (1 - share) * first + share * second
 
     unbiased, kept = values(UNBIASED), values(NATURAL)
-    parted = None
+    parted, off = None, None
+    apart = natural(group, parts[0]) - natural(group, parts[1])
     if unbiased is not None:
-        apart = natural(group, parts[0]) - natural(group, parts[1])
-        slope = (_unbiased(group, parts[0]) - _unbiased(group, parts[1])) / apart if apart else 0.0
-        off = None if kept is None or wanted.by_user is None or not apart else slope * (kept - wanted.by_user)
+        if apart and kept is not None and wanted.by_user is not None:
+            off = -(_unbiased(group, parts[0]) - _unbiased(group, parts[1])) / apart * (kept - wanted.by_user)
         parted = _parts(by_user.users, unbiased, off)
-    return Mixture(mixed(NATURAL), mixed(UNBIASED), parts, share, parted, kept)
+    return Mixture(mixed(NATURAL), mixed(UNBIASED), parts, share, parted, kept, not apart or off is not None)
 
 
 def _parts(users: Mapping[str, np.ndarray], unbiased: np.ndarray, off: np.ndarray | None) -> np.ndarray:
-    """x_u from b_u and (dU/dN) (a_u − w_u), over all users of both tests."""
+    """x_u from b_u and −(dU/dN) (a_u − w_u), over all users of both tests."""
     everyone = np.union1d(users[UNBIASED], users[NATURAL])
     found = np.full(len(everyone), unbiased.mean())
     at = np.searchsorted(everyone, users[UNBIASED])
@@ -180,7 +182,7 @@ def summary(groups: list[Group], by_user: list[ByUser]) -> list[str]:
             best = next(name for name in ranked if not is_ours(name))
             cells = [f"{group.data}, {group.backbone}", f"{share:.0%}", ours, spread(ranked[ours].unbiased)]
             cells += [best, spread(ranked[best].unbiased)]
-            cells += [f"{tested[best][0]:+.4f}", f"{tested[best][1]:.2g}"] if best in tested else ["", ""]
+            cells += _cells(tested, ranked, ours, best)
             least = max(tested, key=lambda name: tested[name][1], default=best)
             cells.append(f"{tested[least][1]:.2g} ({least})" if least in tested else "")
             equal = as_natural(group, values, ours, ranked, level(group, values, share))
@@ -188,6 +190,16 @@ def summary(groups: list[Group], by_user: list[ByUser]) -> list[str]:
             cells.append(f"{equal[worst][0]:+.4f}, {equal[worst][1]:.2g} ({worst})" if worst in equal else "")
             lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _cells(
+    tested: Mapping[str, tuple[float, float]], ranked: Mapping[str, Mixture], ours: str, other: str
+) -> list[str]:
+    """A difference and its p as they are shown, with a mark where p takes shares as known."""
+    if other not in tested:
+        return ["", ""]
+    difference, p = tested[other]
+    return [f"{difference:+.4f}", f"{p:.2g}" + ("" if ranked[ours].taken_in and ranked[other].taken_in else " ‡")]
 
 
 def table(group: Group, values: ByUser, share: float) -> list[str]:
@@ -198,9 +210,8 @@ def table(group: Group, values: ByUser, share: float) -> list[str]:
         shown = f"**{name}** (ours)" if name == ours else name
         rules = [part.partition("@")[2] or ("plain" if part in BASES else "unbiased") for part in one.parts]
         how = rules[0] if not one.share else f"{1 - one.share:.2f} {rules[0]}, {one.share:.2f} {rules[1]}"
-        known = "" if one.natural_by_user is not None else " ‡"
-        pair = [f"{tested[name][0]:+.4f}", f"{tested[name][1]:.2g}{known}"] if name in tested else ["", ""]
-        lines.append("| " + " | ".join([shown, spread(one.unbiased), spread(one.natural), how, *pair]) + " |")
+        cells = [shown, spread(one.unbiased), spread(one.natural), how, *_cells(tested, ranked, ours, name)]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
@@ -211,10 +222,11 @@ def page(groups: list[Group], by_user: list[ByUser]) -> str:
         "Made by `python -m experiments.tables methods` from the same rows as [methods](methods.md); "
         "`experiments/equal.py` says how methods are mixed. NDCG@20 on the tests, mean ± sd over seeds; differences "
         "are paired by user, p by Student's t, corrected by Holm's method over all other methods. It takes in that "
-        "shares are set on the natural test's users, but for rows with a ‡, whose natural values by user are not "
-        "kept; it does not know of the one choice made on validation. Adjustments of softmax and of spectral tables "
-        f"have choices for losses of 2, 5, 10 and 20 %, all other methods for 10 % only, so {SHOWN:.0%} is "
-        "what all have a choice for, if not as many tries at it ([methods](methods.md)).",
+        "shares are set on the natural test's users, but for those with a ‡, where natural values by user of ours, of "
+        "the other method or of the plain base are not kept; it does not know of the one choice made on validation. "
+        "Adjustments of softmax and of spectral tables have choices for losses of 2, 5, 10 and 20 %, all other methods "
+        f"for 10 % only, so {SHOWN:.0%} is the one level that all were asked for, if not with as many tries at it "
+        "([methods](methods.md)); a method whose choice keeps less is mixed with the plain base.",
         "## Where ours stands",
         "\n".join(summary(groups, by_user)),
     ]

@@ -14,6 +14,8 @@ from conftest import random_interactions
 from experiments import contest, contest_tables, contestants, equal, tables
 from experiments.contest import NDCG, Candidate, Contest, choose, front
 from jaxrec import baselines, frozen, ledger, models, rank
+from jaxrec.data import Split, registry, splits
+from jaxrec.types import Scorer
 
 pytest.importorskip("optuna")
 
@@ -157,6 +159,37 @@ def test_lines_that_another_process_wrote_are_not_written_again(tmp_path: Path) 
     assert path.read_text(encoding="utf-8").splitlines() == ["name,value", "a,1", "b,2", "c,3"]
 
 
+def test_a_contestant_that_another_process_tuned_is_not_noted_twice(tmp_path: Path) -> None:
+    path, mine = tmp_path / "chosen.jsonl", Contest("synthetic")
+    line = {"data": "synthetic", "backbone": "mf", "method": "bpr"}
+    for seconds, name in enumerate(["bpr", "softmax", "bpr"]):
+        contest._note(path, mine, line | {"method": name, "seconds": seconds})
+    found = [json.loads(text) for text in path.read_text().splitlines()]
+    assert [(one["method"], one["seconds"]) for one in found] == [("bpr", 0), ("softmax", 1)]
+
+
+def test_what_is_there_stays_where_a_change_fails(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    contest._append(path, ["a,1", "b,2"])
+    with pytest.raises(ZeroDivisionError):
+        contest._rewrite(path, lambda lines: lines[: 1 // 0])
+    assert path.read_text() == "a,1\nb,2\n"
+    contest._append(path, ["c,3"])  # the lock is free again
+    assert path.read_text() == "a,1\nb,2\nc,3\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_tables_and_scorers_are_measured_on_the_same_users() -> None:
+    split = registry.load("synthetic").split
+    carved = splits.carve(Split(split.train, {}, {}), seed=0)
+    problem = contest._problem(Contest("synthetic", max_users=100), carved)
+    tables = models.most_popular(carved.train)
+    scores = np.asarray(tables.user @ tables.item.T)
+    scorer = Scorer(*scores.shape, lambda users: scores[users])
+    one, other = (contest._measure(found, carved, problem) for found in (scorer, tables))
+    assert {part: one[part][NDCG] for part in one} == pytest.approx({p: other[p][NDCG] for p in other}, rel=1e-6)
+
+
 def test_the_page_ranks_methods_and_tests_differences(small: tuple) -> None:
     _job, folder = small
     text = tables.contest_pages(folder / "results", folder / "runs")["methods"]
@@ -275,10 +308,11 @@ def test_the_error_of_a_difference_is_that_of_shares_set_anew() -> None:
     users = {"natural": np.arange(0, 400), "unbiased": np.arange(100, 420)}
     level = {"softmax": (0.4, 0.1), "softmax+adjusted": (0.25, 0.2), "macr": (0.3, 0.13)}
     taste = rng.normal(0, 0.2, 420)  # users differ, in both tests alike
-    values = {
-        label: {t: m + (taste + rng.normal(0, 0.1, 420))[users[t]] for t, m in zip(users, means, strict=True)}
-        for label, means in level.items()
-    }
+    values = {}
+    for label, means in level.items():
+        suits = taste + rng.normal(0, 0.1, 420)  # whom a method suits, it suits in both tests
+        noise = {t: rng.normal(0, 0.1, 420) for t in users}
+        values[label] = {t: m + (suits + noise[t])[users[t]] for t, m in zip(users, means, strict=True)}
 
     def difference(weight: np.ndarray) -> float:
         mean = {
