@@ -43,7 +43,7 @@ class Job:
         return replace(PRESETS[self.preset], **self.changes)
 
 
-# Gowalla is ten times the size of the others: three seeds, and strengths selected with the first seed only. The count
+# Gowalla and ml-1m have nearly a million interactions, eight times those of the others: three seeds, and strengths selected with the first seed only. The count
 # control always has as many points as the adjustment.
 LARGE: dict[str, Any] = {"seeds": (0, 1, 2), "select_once": True, "changes": {"select_users": 12288, "budget": 192}}
 
@@ -55,7 +55,7 @@ ON_GRAPHS += ("bc_loss", "popgo", "dap")
 # take part on the two smallest sets.
 LINEAR = tuple(name for name in contestants.names("mf") if name not in ("invcf", "paac"))
 
-# Gowalla is ten times the size of the others: half of the trials, three seeds, and the methods that came next to the
+# On the two largest sets, Gowalla and ml-1m: half of the trials, three seeds, and the methods that came next to the
 # first on the other sets, each kind of them at least once.
 ON_LARGE: tuple[str, ...] = ("bpr", "bpr-unit-users", "softmax", "popgo", "bc_loss", "logq", "ssm", "pda", "macr")
 ON_LARGE += ("ips-cnsr", "popular", "itemknn", "graph_filter", "ials", "spectral")
@@ -78,7 +78,6 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Job("ml-1m", seeds=(0, 1, 2), select_once=True),
         Job("adressa-macr", preset="paper-mf"),
         Job("gowalla-lightgcn", preset="softmax-mf-wide", **LARGE),
-        Job("gowalla-both", preset="softmax-mf-wide", **LARGE),
         Job("gowalla-macr", preset="softmax-mf-wide", **LARGE),
         Job("adressa-macr", preset="softmax-mf-wide"),
         Job("ml-100k-temporal"),
