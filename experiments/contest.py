@@ -335,8 +335,7 @@ def _try_arms(
     """Candidates of test-time adjustments of a base, under `base+arm`."""
     at = problem._replace(tables=base.tables, ledger=base.ledger)
     found = {}
-    arms = contestants.arms(base, carved.train, seed=0)
-    for name, arm in ((name, arms[name]) for name in wanted):
+    for name, arm in contestants.arms(base, carved.train, seed=0, wanted=wanted).items():
         budget = contest.points if len(arm.names) > 1 else max(contest.points // 4, 1)
         points = selection.frontier(at, arm, budget=budget)
         found[f"{who.name}+{name}"] = [Candidate(dict(options), epoch, p.strengths, p.metrics) for p in points]
@@ -384,7 +383,8 @@ def _refit(
         for seed in contest.seeds:
             left = {label: chosen for label, chosen in group.items() if (label, seed) not in done}
             fitted = fit(seed) if left else None
-            arms = contestants.arms(fitted, split.train, seed=seed) if isinstance(fitted, Base) else {}
+            tried = {label.split("@")[0].split("+")[1] for label in left if "+" in label}
+            arms = contestants.arms(fitted, split.train, seed=seed, wanted=tried) if isinstance(fitted, Base) else {}
             ranking: dict[str, TopK] = {}
             for label, chosen in left.items():
                 same = json.dumps([label.split("@")[0], chosen.strengths])

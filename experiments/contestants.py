@@ -10,7 +10,7 @@ Every trained contestant has its learning rate and L2 searched, and at most two 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -219,15 +219,14 @@ def read_off(tables: Tables, train: Interactions, *, seed: int) -> Base:
     return Base(scaled, frozen.observe(scaled, train, temperature=1.0, key=jax.random.key(seed)))
 
 
-def arms(base: Base, train: Interactions, *, seed: int) -> dict[str, Arm]:
-    """The test-time adjustments of a base, each with its strengths."""
+def arms(base: Base, train: Interactions, *, seed: int, wanted: Collection[str] = ARMS) -> dict[str, Arm]:
+    """Test-time adjustments of a base, each with its strengths: those that are wanted, since DDC has to be trained."""
     tables, ledger = base
-    along = ddc.directions(tables, train)
-    scalars = ddc.fit(tables, train, key=jax.random.key(seed), along=along)
-    return {
-        **selection.arms(tables, ledger, train, seed=seed),
-        "exposure": selection.exposure_arm(tables, ledger, seed=seed),
-        "pc": pc.arm(train.item_counts),
-        "tde": tde.arm(tables, ledger),
-        "ddc": ddc.arm(scalars, along),
-    }
+    found = selection.arms(tables, ledger, train, seed=seed)
+    found["exposure"] = selection.exposure_arm(tables, ledger, seed=seed)
+    found["pc"] = pc.arm(train.item_counts)
+    found["tde"] = tde.arm(tables, ledger)
+    if "ddc" in wanted:
+        along = ddc.directions(tables, train)
+        found["ddc"] = ddc.arm(ddc.fit(tables, train, key=jax.random.key(seed), along=along), along)
+    return {name: found[name] for name in wanted}

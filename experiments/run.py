@@ -43,8 +43,8 @@ class Job:
         return replace(PRESETS[self.preset], **self.changes)
 
 
-# Gowalla and ml-1m have nearly a million interactions, eight times those of the others: three seeds, and strengths selected with the first seed only. The count
-# control always has as many points as the adjustment.
+# Gowalla and ml-1m have nearly a million interactions, eight times those of the others: three seeds, and strengths
+# selected with the first seed only. The count control always has as many points as the adjustment.
 LARGE: dict[str, Any] = {"seeds": (0, 1, 2), "select_once": True, "changes": {"select_users": 12288, "budget": 192}}
 
 # On LightGCN, where a step costs several times as much: the bases, and the methods that it is usually compared with.

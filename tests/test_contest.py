@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple:
         "synthetic", methods=("bpr", "softmax", "macr", "popular", "spectral"), seeds=(0, 1), trials=2, points=8,
         epochs=2, evaluate_every=1,
     )  # fmt: skip
-    contest.run(job, folder / "results", folder / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contestants.ddc, "fit", functools.partial(contestants.ddc.fit, steps=20))
+        contest.run(job, folder / "results", folder / "runs")
     return job, folder
 
 

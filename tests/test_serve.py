@@ -209,7 +209,7 @@ def test_a_saved_scorer_is_the_ranking(tables: Tables, tmp_path: Path) -> None:
         np.testing.assert_allclose(scores, wanted[1], rtol=1e-6)
     assert saved.item_ids[3] == "i3"
     np.savez(tmp_path / "other.npz", user=np.ones(2))
-    with pytest.raises(DataError, match="other.npz is damaged or of another kind"):
+    with pytest.raises(DataError, match=r"other\.npz is damaged or of another kind"):
         export.load_scorer(tmp_path / "other.npz")
 
 
