@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_type_hints
@@ -18,7 +20,27 @@ from jaxrec.names import nearest
 from jaxrec.samplers import Sampler
 from jaxrec.step import Observation, Step, make_step
 
+_POSITIVE = ("temperature", "init_scale", "learning_rate", "decay")
 _AT_LEAST_1 = ("width", "negatives", "batch_size", "rows_per_user", "epochs", "evaluate_every", "budget", "k")
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """The type of each setting."""
+    return get_type_hints(Settings)
+
+
+def _suits(value: Any, kind: Any) -> bool:
+    if options := get_args(kind):  # Literal["a", "b"] or int | None
+        return any(value == o if isinstance(o, str) else _suits(value, o) for o in options)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _wanted(kind: Any) -> str:
+    names = [repr(o) if isinstance(o, str) else "null" if o is NoneType else o.__name__ for o in get_args(kind)]
+    return " or ".join(names) or str(kind.__name__)
 
 
 @dataclass(frozen=True)
@@ -91,11 +113,17 @@ class Settings:
     """The cut-off at which strengths are selected."""
 
     def __post_init__(self) -> None:
-        least = {"layers": 0, "patience": 0, "select_users": 1} | dict.fromkeys(_AT_LEAST_1, 1)
-        for name, lowest in least.items():
+        least = {"layers": 0, "patience": 0, "select_users": 1, "l2": 0} | dict.fromkeys(_AT_LEAST_1, 1)
+        for name, kind in _kinds().items():
             value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise ValueError(f"{name} must be at least {lowest}, got {value}")
+            if not _suits(value, kind):
+                raise ValueError(f"{name} wants {_wanted(kind)}, got {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be finite, got {value}")
+            if value is not None and value < least.get(name, value):
+                raise ValueError(f"{name} must be at least {least[name]}, got {value}")
+            if name in _POSITIVE and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
         if not 0 <= self.max_loss <= 1:
             raise ValueError(f"max_loss is the share of the natural NDCG that may be lost, 0 to 1, got {self.max_loss}")
 
@@ -174,27 +202,14 @@ def override(base: Settings, changes: Mapping[str, Any], *, source: str) -> Sett
     Traceback (most recent call last):
     ValueError: here: there is no setting 'epoch'; did you mean 'epochs'?
     """
-    known, kinds = [f.name for f in fields(Settings)], get_type_hints(Settings)
+    kinds = _kinds()
     for name, value in changes.items():
-        if name not in known:
-            raise ValueError(f"{source}: there is no setting {name!r}{nearest(name, known)}")
+        if name not in kinds:
+            raise ValueError(f"{source}: there is no setting {name!r}{nearest(name, list(kinds))}")
         if not _suits(value, kinds[name]):
             raise ValueError(f"{source}: {name} wants {_wanted(kinds[name])}, got {value!r}")
     kept: dict[str, Any] = {name: float(value) if kinds[name] is float else value for name, value in changes.items()}
     return replace(base, **kept)
-
-
-def _suits(value: Any, kind: Any) -> bool:
-    if options := get_args(kind):  # Literal["a", "b"] or int | None
-        return any(value == o if isinstance(o, str) else _suits(value, o) for o in options)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return type(value) is kind
-
-
-def _wanted(kind: Any) -> str:
-    names = [repr(o) if isinstance(o, str) else "null" if o is NoneType else o.__name__ for o in get_args(kind)]
-    return " or ".join(names) or str(kind.__name__)
 
 
 def read_settings(path: Path | str) -> tuple[dict[str, Any], str | None]:

@@ -82,3 +82,26 @@ def test_what_comes_later_changes_nothing_of_it() -> None:
     changed = replace(BASE, **{name: others.get(name, 7) for name in LATER})
     assert changed != BASE
     assert program(changed) == program(BASE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objective": "bprr"}, "objective wants 'bpr' or 'bce' or 'softmax', got 'bprr'"),
+        ({"schedule": "cosine"}, "schedule wants 'constant' or 'linear'"),
+        ({"select": "los"}, "select wants"),
+        ({"width": 8.0}, "width wants int, got 8.0"),
+        ({"epochs": True}, "epochs wants int, got True"),
+        ({"l2": float("nan")}, "l2 must be finite"),
+        ({"l2": -1.0}, "l2 must be at least 0"),
+        ({"learning_rate": -1.0}, r"learning_rate must be above 0, got -1\.0"),
+        ({"temperature": 0}, "temperature must be above 0"),
+    ],
+)
+def test_settings_made_in_python_are_checked_as_files_are(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(BASE, **change)
+
+
+def test_whole_numbers_and_none_are_settings_where_they_are_meant() -> None:
+    assert replace(BASE, learning_rate=1, patience=None, select_users=None).learning_rate == 1
