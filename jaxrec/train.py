@@ -135,10 +135,11 @@ def fit(
         epoch takes: copy what is to be kept, `jax.tree.map(jnp.copy, state)`.
     checkpoint: folder for checkpoints, one every `checkpoint_every` epochs and at a signal; `resume` goes on from the
         newest good one with the same bits as if never interrupted; `meta` must be the same as when it was saved.
+        Without it a new run takes the folder over: its first checkpoint replaces those that are there.
 
     Raises DivergenceError, which holds the last good state, where a loss is not finite. ValueError for a monitor that
-    `evaluate` does not return, and for patience without a monitor. SIGTERM and SIGINT end the run after the epoch,
-    saved, with `stopped="signal"`.
+    `evaluate` does not return, patience without a monitor, and resume without a checkpoint folder. SIGTERM and SIGINT
+    end the run after the epoch, saved, with `stopped="signal"`.
     """
     if (key is None) == (state is None):
         raise ValueError("give fit either a key to start from or a state to go on from")
@@ -146,6 +147,12 @@ def fit(
         raise ValueError("evaluate and monitor go together: evaluate gives metrics, monitor names the one that counts")
     if patience is not None and monitor is None:
         raise ValueError(f"patience={patience} wants a monitor to wait for; give fit evaluate and monitor, too")
+    if resume and checkpoint is None:
+        raise ValueError("resume=True wants the checkpoint folder to go on from; give fit checkpoint, too")
+    if min(evaluate_every, checkpoint_every) < 1:
+        raise ValueError(
+            f"evaluate_every and checkpoint_every count epochs, from 1, got {evaluate_every} and {checkpoint_every}"
+        )
 
     def begin() -> TrainState:
         return step.init(key) if state is None else _copy(state)  # type: ignore[arg-type]

@@ -123,6 +123,21 @@ def test_k_core_is_the_largest_part_of_its_kind(seed: int, k: int) -> None:
         assert min(core.user_counts.min(), core.item_counts.min()) >= k
 
 
+@pytest.mark.parametrize("of", [object, np.dtypes.StringDType(), np.str_])
+def test_ids_are_found_however_their_text_is_held(of: type | np.dtype) -> None:
+    users, items = np.array(["ann", "bo"], dtype=of), np.array(["x", "y"], dtype=of)
+    pairs = from_pairs(["bo", "ann"], ["x", "y"], user_ids=users, item_ids=items)
+    moved = reindex(pairs, users[::-1], items)
+    assert (pairs.users.tolist(), moved.users.tolist()) == ([0, 1], [0, 1])
+    assert (pairs.user_ids[pairs.users].tolist(), moved.user_ids.tolist()) == (["ann", "bo"], ["bo", "ann"])
+    assert Interactions([0], [1], 2, 2, users, items).item_ids.tolist() == ["x", "y"]
+
+
+def test_ids_that_int64_does_not_hold_are_refused() -> None:
+    with pytest.raises(DataError, match=r"user_ids must be below 2\*\*63, got 9223372036854775808"):
+        Interactions([0], [0], 1, 1, np.array([2**63], np.uint64))
+
+
 def test_reindex_moves_pairs_into_another_id_space() -> None:
     data = from_pairs([7, 9, 7], [1, 1, 5])
     moved = reindex(data, np.array([9, 8, 7]), np.array([5, 1]))

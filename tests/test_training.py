@@ -272,6 +272,20 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         fit(step, sampler, epochs=2, key=jax.random.key(0), checkpoint=tmp_path, resume=True, meta={"seed": 1})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resume": True}, "wants the checkpoint folder"),
+        ({"evaluate_every": 0}, "count epochs, from 1, got 0 and 1"),
+        ({"checkpoint_every": 0}, "count epochs, from 1, got 1 and 0"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], message: str) -> None:
+    sampler, step = parts()
+    with pytest.raises(ValueError, match=message):
+        fit(step, sampler, epochs=1, key=jax.random.key(0), **options)
+
+
 # Train-time transforms
 
 

@@ -234,15 +234,28 @@ def _rows(rows: Sequence[int] | np.ndarray, count: int, what: str) -> np.ndarray
     return _frozen(np.ascontiguousarray(array, np.int32))
 
 
+def plain_ids(ids: Any, what: str) -> np.ndarray:
+    """Ids as int64 or text, also where pandas or numpy's StringDType hold them. DataError for anything else.
+
+    >>> plain_ids(np.array(["ann", "bo"], dtype=object), "user")
+    array(['ann', 'bo'], dtype='<U3')
+    """
+    array = np.asarray(ids)
+    if array.dtype.kind in "OT":
+        array = np.asarray(array.tolist())
+    if array.dtype.kind not in "iuU" and array.size:
+        raise DataError(f"{what}_ids must be whole numbers or text, got {array.dtype}")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{what}_ids must be below 2**63, got {array.max()}; give them as text")
+    return array if array.dtype.kind == "U" else array.astype(np.int64, copy=False)
+
+
 def _id_map(ids: Any, count: int, what: str) -> np.ndarray:
     if ids is None:
         return _frozen(np.arange(count, dtype=np.int64))
-    array = np.asarray(ids)
+    array = plain_ids(ids, what)
     if array.shape != (count,):
         raise DataError(f"{what}_ids must hold one id for each of {count} {what}s, got shape {array.shape}")
-    if array.dtype.kind not in "iuU":
-        raise DataError(f"{what}_ids must be whole numbers or text, got {array.dtype}")
-    array = array if array.dtype.kind == "U" else array.astype(np.int64, copy=False)
     ordered = count < 2 or bool((array[1:] > array[:-1]).all())
     if not ordered and len(np.unique(array)) != count:
         raise DataError(f"{what}_ids must differ from each other, but some id is there twice")

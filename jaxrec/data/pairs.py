@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxrec.data.interactions import DataError, Interactions
+from jaxrec.data.interactions import DataError, Interactions, plain_ids
 
 
 def from_pairs(
@@ -113,6 +113,7 @@ def reindex(
     >>> reindex(data, np.array([9, 8, 7]), np.array([2, 1])).users.tolist()
     [0, 2]
     """
+    user_ids, item_ids = plain_ids(user_ids, "user"), plain_ids(item_ids, "item")
     user_at, item_at = _positions(data.user_ids, user_ids), _positions(data.item_ids, item_ids)
     users, items = user_at[data.users], item_at[data.items]
     known = (users >= 0) & (items >= 0)
@@ -259,16 +260,16 @@ def _map_ids(
     if ids is None:
         unique, rows = np.unique(raw, return_inverse=True)
         return unique, rows
-    rows = _positions(raw, np.asarray(ids))
+    ids = plain_ids(ids, what)
+    rows = _positions(raw, ids)
     if (rows < 0).any():
         at = int(np.flatnonzero(rows < 0)[0])
         raise DataError(f"{source}: {what} {raw[at]} (row {at}) is not in the id map given")
-    return np.asarray(ids), rows
+    return ids, rows
 
 
 def _positions(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Where each wanted id is in `ids`, -1 where it is not; text is never found among numbers."""
-    ids = np.asarray(ids)
     if not len(ids) or (wanted.dtype.kind == "U") != (ids.dtype.kind == "U"):
         return np.full(len(wanted), -1, np.int64)
     order = np.argsort(ids, kind="stable")
