@@ -216,6 +216,23 @@ def test_propensity_metrics_with_equal_propensities_are_the_plain_ones(case: tup
     np.testing.assert_allclose(found.per_user["recall_ips@10"], 2 * found.per_user["recall@10"])
 
 
+def test_metrics_of_ones_own_stand_beside_the_others(case: tuple) -> None:
+    ranking, test, train = case
+    own = {"found": lambda hits, relevant, items: hits.sum(axis=1) / relevant}
+    found = metrics.evaluate(ranking, test, train, ks=[1, 5], own=own)
+    for k in (1, 5):
+        np.testing.assert_array_equal(found.per_user[f"found@{k}"], found.per_user[f"recall@{k}"])
+        assert found.summary[f"found@{k}"] == found.summary[f"recall@{k}"]
+    for name, metric, message in [
+        ("recall", own["found"], "called 'recall' already"),
+        ("coverage", own["found"], "called 'coverage' already"),
+        ("one", lambda hits, relevant, items: hits.mean(), r"one finite number for each of \d+ users, got shape \(\)"),
+        ("bad", lambda hits, relevant, items: np.full(len(hits), np.nan), "one finite number"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            metrics.evaluate(ranking, test, train, ks=[5], own={name: metric})
+
+
 def test_the_ideal_list_of_a_propensity_metric_begins_with_the_rarest() -> None:
     test, train = Interactions([0, 0, 0], [0, 1, 2], 1, 4), Interactions([0], [3], 1, 4)
     best = rank.TopK(np.array([0], np.int32), np.array([[2, 1]], np.int32), np.zeros((1, 2), np.float32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Evaluation",
+    "Metric",
     "bootstrap_ci",
     "compare",
     "evaluate",
@@ -38,6 +39,10 @@ __all__ = [
     "recall_from_hits",
     "standard_error",
 ]
+
+
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""hits [N, k] bool, the number of each user's test items [N], items [N, k] (-1 where a list is short) -> [N]."""
 
 
 class Evaluation(NamedTuple):
@@ -59,6 +64,7 @@ def evaluate(
     *,
     ks: Sequence[int] = (20,),
     propensities: np.ndarray | None = None,
+    own: Mapping[str, Metric] | None = None,
 ) -> Evaluation:
     """Every metric at every cut-off, over the ranked users that have test items.
 
@@ -66,9 +72,20 @@ def evaluate(
     N · hits_u in g / Σ_u test items in g, so that the mean is the pooled recall. A group without test items is left
     out. `propensities` [I] in (0, 1] add recall_ips and ndcg_snips. Metrics count only users with test items.
 
+    `own` adds metrics of one's own at every cut-off, functions of the first k ranks:
+
+    >>> from jaxrec import data, models, rank
+    >>> split = data.synthetic(seed=0).split
+    >>> ranking = rank.top_k(models.most_popular(split.train), None, split.train, k=5)
+    >>> first = {"first": lambda hits, relevant, items: hits[:, 0]}
+    >>> found = evaluate(ranking, split.tests["natural"], split.train, ks=[1, 5], own=first).summary
+    >>> found["first@5"] == found["precision@1"]
+    True
+
     Raises:
         ValueError: no ranked user has test items, a cut-off outside 1..k, parts of different ids,
-            a user ranked twice, propensities outside (0, 1].
+            a user ranked twice, propensities outside (0, 1], an own metric with the name of another one, or
+            without one finite number a user.
     """
     _check(ranking, test, train, ks, propensities)
     keep = test.user_counts[ranking.users] > 0
@@ -93,12 +110,23 @@ def evaluate(
                 values[f"{name}_recall"] = len(users) * np.sum(group[shown] & found, axis=1) / total
         if propensities is not None:
             values |= weighted_accuracy(users, shown, found, test, propensities, k)
-        per_user |= {f"{name}@{k}": value for name, value in values.items()}
         counts = np.bincount(shown[shown >= 0], minlength=train.num_items)
         together = pop.concentration(counts) | pop.group_fairness(users, shown, found, test, train)
+        for name, metric in (own or {}).items():
+            if name in values | together:
+                raise ValueError(f"a metric is called {name!r} already; give your own another name")
+            values[name] = _one_each(metric(found, relevant, shown), len(users), name)
+        per_user |= {f"{name}@{k}": value for name, value in values.items()}
         whole |= {f"{name}@{k}": value for name, value in together.items()}
     summary = {name: float(np.mean(value)) for name, value in per_user.items()} | whole
     return Evaluation(users, per_user, summary)
+
+
+def _one_each(values: np.ndarray, count: int, name: str) -> np.ndarray:
+    array = np.asarray(values, np.float64)
+    if array.shape != (count,) or not np.isfinite(array).all():
+        raise ValueError(f"{name} must give one finite number for each of {count} users, got shape {array.shape}")
+    return array
 
 
 def _check(
