@@ -95,6 +95,22 @@ def read_ids(path: StrPath) -> np.ndarray:
     return np.array(lines, np.int64 if whole else np.str_)
 
 
+def file_names(form: str, sides: Sequence[str] = ("user", "item")) -> list[str]:
+    """The files that `write_embeddings` writes in a format. DataError for one that there is not.
+
+    >>> file_names("npy"), file_names("parquet", ["user"])
+    (['user.npy', 'item.npy', 'user_ids.npy', 'item_ids.npy'], ['user.parquet'])
+    """
+    names = {
+        "npy": [f"{side}{end}.npy" for end in ("", "_ids") for side in sides],
+        "safetensors": ["embeddings.safetensors"],
+        "parquet": [f"{side}.parquet" for side in sides],
+    }
+    if form not in names:
+        raise DataError(f"format must be one of {', '.join(FORMATS)} (npz is always written), got {form!r}")
+    return names[form]
+
+
 def write_embeddings(
     folder: StrPath,
     tables: Mapping[str, ArrayLike],
@@ -111,25 +127,24 @@ def write_embeddings(
     folder.mkdir(parents=True, exist_ok=True)
     rows_of, ids_of = ({side: np.asarray(values) for side, values in part.items()} for part in (tables, ids))
     for form in formats:
+        paths = [folder / name for name in file_names(form, list(rows_of))]
         if form == "npy":
-            for name, array in [*rows_of.items(), *((f"{side}_ids", values) for side, values in ids_of.items())]:
-                np.save(folder / f"{name}.npy", array, allow_pickle=False)
-                written.append(folder / f"{name}.npy")
+            arrays = [*rows_of.values(), *(ids_of[side] for side in rows_of)]
+            for path, array in zip(paths, arrays, strict=True):
+                np.save(path, array, allow_pickle=False)
         elif form == "safetensors":
-            written.append(_write_safetensors(folder / "embeddings.safetensors", rows_of, ids_of))
-        elif form == "parquet":
+            _write_safetensors(paths[0], rows_of, ids_of)
+        else:
             polars = _polars()
-            for side, rows in rows_of.items():
+            for path, (side, rows) in zip(paths, rows_of.items(), strict=True):
                 shape = polars.Array(polars.Float32, rows.shape[1])
                 vectors = polars.Series("embedding", rows, dtype=shape)
-                written.append(folder / f"{side}.parquet")
-                polars.DataFrame({f"{side}_id": ids_of[side], "embedding": vectors}).write_parquet(written[-1])
-        else:
-            raise DataError(f"format must be one of {', '.join(FORMATS)} (npz is always written), got {form!r}")
+                polars.DataFrame({f"{side}_id": ids_of[side], "embedding": vectors}).write_parquet(path)
+        written += paths
     return written
 
 
-def _write_safetensors(path: Path, tables: dict[str, np.ndarray], ids: dict[str, np.ndarray]) -> Path:
+def _write_safetensors(path: Path, tables: dict[str, np.ndarray], ids: dict[str, np.ndarray]) -> None:
     arrays = {name: np.ascontiguousarray(rows) for name, rows in tables.items()}
     text = {}
     for side, values in ids.items():
@@ -138,7 +153,6 @@ def _write_safetensors(path: Path, tables: dict[str, np.ndarray], ids: dict[str,
         else:
             arrays[f"{side}_ids"] = np.ascontiguousarray(values)
     _safetensors().numpy.save_file(arrays, path, metadata=text or None)
-    return path
 
 
 def _safetensors() -> Any:

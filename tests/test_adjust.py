@@ -15,6 +15,7 @@ from conftest import random_interactions
 import jaxrec
 from jaxrec import adapters, cli, correct, data, embeddings, frozen, models, objectives, runs, samplers, select, serve
 from jaxrec import ledger as ledgers
+from jaxrec.commands.adjust import WRITTEN
 from jaxrec.data import DataError, Interactions
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
@@ -322,6 +323,8 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
     assert cli.main(command(folder, "out", "--valid", str(folder / "valid.csv"), *biases, *formats)) == 0
     assert "validation, on the" in capsys.readouterr().out
     out = folder / "out"
+    further = [name for form in formats[1:] for name in embeddings.file_names(form)]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*WRITTEN, *further])
     found = json.loads((out / "adjust.json").read_text())
     assert found["model_has_seen_validation"] is False
     assert set(found["validation"]["unbiased"]) == {"plain", "adjusted", "count_control"}
@@ -352,6 +355,17 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
     assert not any(f"{r[0]},{r[2]}" in owned for r in rows)
     assert cli.main(command(folder, "out")) == 1
     assert "holds a model or a run already (adjust.json)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["user.npy", "item_ids.npy", "user.parquet", "embeddings.safetensors", "report.html"])
+def test_no_file_of_the_users_is_overwritten(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    formats = ["--format", "npy", "safetensors", "parquet"]
+    assert cli.main(command(folder, str(tmp_path), "--interactions", "nowhere.csv", *formats)) == 1
+    assert f"FileExistsError: {tmp_path} holds a model or a run already ({name})" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
 def test_without_validation_pairs_the_command_warns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

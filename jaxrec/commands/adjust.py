@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from jaxrec.correct import Adjusted
     from jaxrec.data.interactions import Interactions
 
+# What is written beside the files of `--format`.
+WRITTEN = (
+    "adjust.json", "metrics.json", "embeddings.npz", "seen.npz", "ledger.npz", "per_user.npz", "readings.json",
+    "lists.json", "frontier.json", "grid.json", "history.jsonl", "report.html",
+)  # fmt: skip
+
 
 def adjust(
     user: Path,
@@ -69,11 +75,11 @@ def adjust(
     """
     import time
 
-    from jaxrec import correct
+    from jaxrec import correct, embeddings
     from jaxrec.data import formats
 
     begun = time.perf_counter()
-    for name in ("adjust.json", "metrics.json", "settings.json", "embeddings.npz"):
+    for name in (*WRITTEN, "settings.json", *(name for form in format for name in embeddings.file_names(form))):
         if (out / name).exists():
             raise FileExistsError(f"{out} holds a model or a run already ({name}); choose another --out, or remove it")
     biases = {"user_bias": user_bias, "item_bias": item_bias}
