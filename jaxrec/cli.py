@@ -200,7 +200,7 @@ def data_convert(
         threshold: Only pairs rated at least this much.
         k_core: Keep users and items with at least this many pairs.
     """
-    from jaxrec import data
+    from jaxrec import data, files
 
     columns = {"user": user, "item": item, "rating": rating, "time": time}
     pairs = data.read(file, format=format, **columns, separator=separator, threshold=threshold)
@@ -208,8 +208,7 @@ def data_convert(
         pairs = data.k_core(pairs, k_core)
     if str(to) in ("parquet", "csv", "tsv", "txt"):
         to = file.with_name(f"{file.name.removesuffix('.gz').rsplit('.', 1)[0]}.{to}")
-    if to.resolve() == file.resolve():
-        raise ValueError(f"{to} is the file that was read, which would be lost; name another one")
+    files.want_another(to, file)
     data.write(to, pairs)
     print(f"{to}: {pairs!r}")
     for note in pairs.notes:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and arrays read without a pickle.
+"""Files written whole or not at all, never over what is read, and arrays read without a pickle.
 
 A file is written under its name with `.partial` behind, then put in place by one rename: what was there before stays
 until then, and stays where writing fails.
@@ -36,6 +36,13 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def want_another(path: Path, *read: Path | None) -> None:
+    """ValueError where a file to write is one of those that are read, which would be lost."""
+    for other in read:
+        if other is not None and other.exists() and path.exists() and path.samefile(other):
+            raise ValueError(f"{path} is the file that was read, which would be lost; name another one")
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:

@@ -261,6 +261,17 @@ def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: p
     assert "allow.txt:2: item 'x' is unknown" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["users", "histories", "allow", "deny"])
+def test_lists_never_replace_what_is_read(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.csv").write_text("mine")
+    (tmp_path / "same.csv").symlink_to(tmp_path / "mine.csv")
+    for out in ("mine.csv", "same.csv"):
+        given = [f"--{option}", str(tmp_path / "mine.csv"), "--out", str(tmp_path / out)]
+        assert cli.main(["recommend", str(tmp_path / "run"), *given]) == 1
+        assert f"{out} is the file that was read, which would be lost" in capsys.readouterr().err
+    assert (tmp_path / "mine.csv").read_text() == "mine"
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_new_users_are_corrected_as_the_others_are(biased: bool) -> None:
     train = data.synthetic(seed=0).split.train

@@ -44,8 +44,9 @@ def recommend(
     """
     import numpy as np
 
-    from jaxrec import runs, serve
+    from jaxrec import files, runs, serve
 
+    files.want_another(out, users, histories, allow, deny)
     saved = runs.load_tables(run)
     tables = saved.adjusted if arm == "adjusted" else saved.plain
     filters = {
