@@ -17,12 +17,12 @@ FORMATS = ("npy", "safetensors", "parquet")
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib", ".ckpt")
 
 
-def read_matrix(path: StrPath, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def read_matrix(path: StrPath, name: str, *, ids: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
     """An array [rows, ..] and its ids, where the file holds them.
 
     .npy; .npz and .safetensors, with `name` (like "user") or a single array; .parquet with columns `NAME_id` and
     `embedding`; .csv, .tsv, .txt of numbers. DataError for another format, a damaged file, and one that would load a
-    pickle.
+    pickle; where `ids` are wanted, also for a .parquet with further columns, but none named `NAME_id`.
     """
     path = Path(path)
     if path.suffix in _PICKLES:
@@ -39,7 +39,7 @@ def read_matrix(path: StrPath, name: str) -> tuple[np.ndarray, np.ndarray | None
         if path.suffix == ".safetensors":
             return _read_safetensors(path, name)
         if path.suffix == ".parquet":
-            return _read_parquet(path, name)
+            return _read_parquet(path, name, ids)
         if path.suffix in (".csv", ".tsv", ".txt"):
             return np.loadtxt(path, np.float32, delimiter="," if path.suffix == ".csv" else None, ndmin=1), None
     except (DataError, MemoryError):
@@ -67,7 +67,7 @@ def _read_safetensors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | N
     return _named(path, arrays, name), ids
 
 
-def _read_parquet(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_parquet(path: Path, name: str, want_ids: bool) -> tuple[np.ndarray, np.ndarray | None]:
     frame = _polars().read_parquet(path)
     lists = [c for c in frame.columns if frame[c].dtype.is_nested()]
     if len(lists) != 1:
@@ -75,7 +75,13 @@ def _read_parquet(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]
     rows = frame[lists[0]].to_list()
     if len({len(r) if r is not None else -1 for r in rows}) > 1:
         raise DataError(f"{path}: the embeddings in {lists[0]!r} are not equally long")
-    ids = frame[f"{name}_id"].to_numpy() if f"{name}_id" in frame.columns else None
+    others = [c for c in frame.columns if c not in lists]
+    if want_ids and others and f"{name}_id" not in others:
+        raise DataError(
+            f"{path}: wanted the ids in a column {name + '_id'!r}, got {others}; rename the column of ids, or leave "
+            "out these columns where ids are row numbers"
+        )
+    ids = frame[f"{name}_id"].to_numpy() if f"{name}_id" in others else None
     return np.asarray(rows, np.float32), ids
 
 

@@ -462,3 +462,15 @@ def test_a_damaged_file_of_embeddings_is_told(suffix: str, kept: int | None, tmp
     path.write_bytes(b"junk" * 50 if kept is None else path.read_bytes()[:kept])
     with pytest.raises(DataError, match=f"{path.name}: not a readable array of numbers .* write it again"):
         embeddings.read_matrix(path, "user")
+
+
+def test_ids_under_another_name_are_not_taken_for_row_numbers(tmp_path: Path) -> None:
+    import polars
+
+    path, rows = tmp_path / "u.parquet", [[1.0, 2.0], [3.0, 4.0]]
+    polars.DataFrame({"user": ["b", "a"], "age": [7, 8], "embedding": rows}).write_parquet(path)
+    with pytest.raises(DataError, match=r"u\.parquet: wanted the ids in a column 'user_id', got \['user', 'age'\]"):
+        embeddings.read_matrix(path, "user")
+    assert embeddings.read_matrix(path, "user", ids=False)[1] is None
+    polars.DataFrame({"embedding": rows}).write_parquet(path)
+    assert embeddings.read_matrix(path, "user")[1] is None

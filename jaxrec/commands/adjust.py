@@ -119,12 +119,12 @@ def _read_model(
     options: dict[str, Any] = {}
     arrays = []
     for side, path in (("user", user), ("item", item)):
-        rows, own = embeddings.read_matrix(path, side)
-        arrays.append(rows)
         given = ids[side]
+        rows, own = embeddings.read_matrix(path, side, ids=given is None)
+        arrays.append(rows)
         options[f"{side}_ids"] = own if given is None else embeddings.read_ids(given)
     for name, file in biases.items():
-        options[name] = None if file is None else embeddings.read_matrix(file, name)[0]
+        options[name] = None if file is None else embeddings.read_matrix(file, name, ids=False)[0]
     return adapters.from_arrays(*arrays, score=score, source=user.name, **options)
 
 
