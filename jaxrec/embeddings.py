@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from jaxrec.data.formats import StrPath
 from jaxrec.data.interactions import DataError
+from jaxrec.data.lines import decode
 
 FORMATS = ("npy", "safetensors", "parquet")
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib", ".ckpt")
@@ -92,7 +93,7 @@ def read_ids(path: StrPath) -> np.ndarray:
         return read_matrix(path, "ids")[0]
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = decode(path.read_bytes(), path).splitlines()
     lines = [line.strip() for line in lines]
     for number, line in enumerate(lines, start=1):
         if not line:

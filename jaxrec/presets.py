@@ -15,6 +15,7 @@ import optax
 
 from jaxrec import models, objectives, optim, samplers
 from jaxrec.data.interactions import Interactions
+from jaxrec.data.lines import decode
 from jaxrec.models import Model
 from jaxrec.names import nearest
 from jaxrec.samplers import Sampler
@@ -219,7 +220,7 @@ def read_settings(path: Path | str) -> tuple[dict[str, Any], str | None]:
     `settings.json` of a RUN and `best.json` of tuning do. ValueError for anything else.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(decode(Path(path).read_bytes(), path))
     except json.JSONDecodeError as problem:
         raise ValueError(f"{path}:{problem.lineno}: this is no JSON ({problem.msg})") from None
     inner = found.get("settings", found) if isinstance(found, dict) else found

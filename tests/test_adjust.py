@@ -452,6 +452,14 @@ def test_embeddings_are_written_from_jax_arrays_into_a_new_folder_named_by_text(
     assert embeddings.read_ids(str(tmp_path / "ids.txt")).tolist() == ["a", "b"]
 
 
+def test_ids_with_a_byte_order_mark_and_in_other_encodings(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbf7\r\n9\r\n")
+    assert embeddings.read_ids(tmp_path / "ids.txt").tolist() == [7, 9]
+    (tmp_path / "ids.txt").write_bytes("\xe9\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"ids\.txt: not UTF-8 text"):
+        embeddings.read_ids(tmp_path / "ids.txt")
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])
 @pytest.mark.parametrize("kept", [0, 9, 600, None])
 def test_a_damaged_file_of_embeddings_is_told(suffix: str, kept: int | None, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from conftest import SMALL, random_interactions
 
 from jaxrec import cli, models, objectives, optim, pipeline, presets, runs, samplers, tune
 from jaxrec.commands import configure
+from jaxrec.data import DataError
 from jaxrec.step import make_step
 from jaxrec.track import JsonLines, TensorBoard
 from jaxrec.train import DivergenceError, Fit, fit
@@ -159,6 +160,14 @@ def test_a_settings_file_is_read_strictly(
     assert cli.main(["train", "synthetic", *given]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_bytes(b'\xef\xbb\xbf{"epochs": 3}')
+    assert presets.read_settings(tmp_path / "s.json") == ({"epochs": 3}, None)
+    (tmp_path / "s.json").write_bytes('{"\xe9": 3}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"s\.json: not UTF-8 text"):
+        presets.read_settings(tmp_path / "s.json")
 
 
 def test_options_go_before_the_file_and_the_file_before_the_preset(

@@ -237,6 +237,14 @@ def test_ids_with_blanks_around_them_can_be_asked_for(tmp_path: Path) -> None:
         _rows_of(tmp_path / "users.txt", np.array(["c", "a ", "b"]), "user", tmp_path)
 
 
+def test_lists_of_ids_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "deny.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\n")
+    assert _rows_of(tmp_path / "deny.txt", np.array(["b", "a"]), "item", tmp_path).tolist() == [1, 0]
+    (tmp_path / "deny.txt").write_bytes("\xe9\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"deny\.txt: not UTF-8 text"):
+        _rows_of(tmp_path / "deny.txt", np.array(["b", "a"]), "item", tmp_path)
+
+
 def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "allow.txt").write_text("\n".join(f"i{n}" for n in range(0, 50, 2)) + "\n")
     (run / "deny.txt").write_text("i4\n\n")

@@ -70,8 +70,10 @@ def recommend(
 def _rows_of(path: Path, ids: np.ndarray, what: str, run: Path) -> np.ndarray:
     import numpy as np
 
+    from jaxrec.data.lines import decode
+
     known = {str(i): n for n, i in enumerate(ids.tolist())}
-    wanted = path.read_text(encoding="utf-8").splitlines()
+    wanted = decode(path.read_bytes(), path).splitlines()
     found = []
     for number, line in enumerate(wanted, start=1):
         name = line if line in known else line.strip()  # an id may begin or end with a blank

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.interactions import DataError, Interactions
-from jaxrec.data.lines import read_bytes, read_lines, read_table, write_lines
+from jaxrec.data.lines import decode, read_bytes, read_lines, read_table, write_lines
 from jaxrec.data.pairs import from_pairs
 
 StrPath = str | PathLike[str]
@@ -109,10 +109,7 @@ def read(
 
 def _split(path: StrPath, separator: str, *, quotes: bool) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each line that is not blank."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error}); convert the file first") from None
+    text = decode(read_bytes(path), path)
     if len(separator) > 1:
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():

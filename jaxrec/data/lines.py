@@ -119,6 +119,14 @@ def read_bytes(path: str | PathLike[str]) -> bytes:
     return content
 
 
+def decode(content: bytes, path: str | PathLike[str]) -> str:
+    """The text of a file, UTF-8 with or without a byte order mark. DataError, naming it, for another encoding."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}); convert the file first") from None
+
+
 def _read_numbers(path: str | PathLike[str], separator: str = " ") -> _Numbers:
     content = read_bytes(path).replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # lines may end in CR alone
     if separator.strip():
