@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import random_interactions
 
-from jaxrec import cli, correct, data, frozen, models, rank, serve
-from jaxrec.commands.recommend import _rows_of
+from jaxrec import cli, correct, data, frozen, models, rank, runs, serve
+from jaxrec.commands.recommend import _of_users, _rows_of
 from jaxrec.data import DataError, Interactions
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
@@ -267,6 +267,28 @@ def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: p
     (run / "allow.txt").write_text("i1\nx\n")
     assert cli.main(["recommend", str(run / "run"), *filters, "--out", str(run / "s.csv")]) == 1
     assert "allow.txt:2: item 'x' is unknown" in capsys.readouterr().err
+
+
+def test_a_known_user_with_a_history_is_not_told_what_the_run_knows_of_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = runs.load_split(run / "run")
+    owned = set(split.train.item_ids[split.train.items[split.train.users == 0]].tolist())  # the first is u0
+    (run / "more.csv").write_text("user_id,item_id\nu0,i3\nann,i3\n")
+    options = ["--histories", str(run / "more.csv"), "-k", "50", "--out", str(run / "more.run")]
+    assert cli.main(["recommend", str(run / "run"), *options]) == 0
+    assert "note: 1 users are known to" in capsys.readouterr().out
+    rows = [line.split() for line in (run / "more.run").read_text().splitlines()]
+    for user, left_out in (("u0", owned | {"i3"}), ("ann", {"i3"})):
+        assert {r[2] for r in rows if r[0] == user} == {f"i{n}" for n in range(50)} - left_out
+    for ids in (np.array([30, 10]), np.array(["30", "10"])):  # 7 and "7" are one
+        found = _of_users(data.from_pairs([10, 20], [5, 6]), Interactions([0], [0], 2, 2, ids, np.array([6, 5])))
+        assert (found.users.tolist(), found.items.tolist()) == ([1], [1])
+
+
+def test_users_asked_for_twice_get_one_list(tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("c\na\nc\nb\na\n")
+    assert _rows_of(tmp_path / "users.txt", np.array(["a", "b", "c"]), "user", tmp_path).tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("option", ["users", "histories", "allow", "deny"])

@@ -136,7 +136,7 @@ def to_rows(data: Interactions, two: TwoTower, unknown: Literal["error", "drop"]
     from jaxrec.data.pairs import reindex
 
     user_ids, item_ids = two.user_ids, two.item_ids
-    user_map, item_map = _alike(user_ids, data.user_ids), _alike(item_ids, data.item_ids)
+    user_map, item_map = alike(user_ids, data.user_ids), alike(item_ids, data.item_ids)
     try:
         found = reindex(data, user_map, item_map, unknown=unknown)
     except DataError as error:
@@ -150,7 +150,7 @@ def to_rows(data: Interactions, two: TwoTower, unknown: Literal["error", "drop"]
     return replace(found, user_ids=user_ids, item_ids=item_ids)
 
 
-def _alike(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
+def alike(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Ids as the kind that the others are, so that 7 and "7" are one."""
     import numpy as np
 

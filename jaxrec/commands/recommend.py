@@ -34,7 +34,8 @@ def recommend(
         out: A .parquet, .csv or .tsv file, or .trec or .run for lines `user Q0 item rank score tag`.
         users: A file with one user id a line; all users if left out.
         histories: Interactions of users that the model never saw, in any known format: they are folded in, and get
-            the recommendations; users of whom no item is known are left out.
+            the recommendations; users of whom no item is known are left out. Of a user who is known to RUN, what they
+            have there counts as seen, too.
         k: Items for each user.
         arm: Corrected or plain tables.
         seen: Whether items that a user has already may be recommended.
@@ -54,15 +55,21 @@ def recommend(
         for name, path in (("allow", allow), ("deny", deny))
     }
     user_ids = saved.user_ids
+    if histories is not None and users is not None:
+        raise ValueError("--users are known users, --histories are new ones; write them to two files")
+    trained_on = runs.load_seen(run, saved)
     if histories is None:
         rows = None if users is None else _rows_of(users, user_ids, "user", run)
-        known = runs.load_seen(run, saved)
+        owned = [trained_on]
     else:
-        if users is not None:
-            raise ValueError("--users are known users, --histories are new ones; write them to two files")
-        tables, known = new_users(run, saved, histories, arm)
-        rows, user_ids = np.flatnonzero(known.user_counts), known.user_ids
-    found = serve.recommend(tables, rows, seen=None if seen else known, k=k, **filters)
+        tables, new = new_users(run, saved, trained_on, histories, arm)
+        rows, user_ids = np.flatnonzero(new.user_counts), new.user_ids
+        owned = [new, _of_users(trained_on, new)]
+        known = np.intersect1d(rows, owned[1].users)
+        if len(known) and not seen:
+            first = f"the first is {user_ids[known[0]]}"
+            print(f"note: {len(known):,} users are known to {run}: what they have there is left out, too; {first}")
+    found = serve.recommend(tables, rows, seen=None if seen else owned, k=k, **filters)
     written = serve.write_lists(out, found, user_ids, saved.item_ids, tag=tag)
     print(f"{out}: {written:,} rows, {len(found.users):,} users")
 
@@ -81,11 +88,19 @@ def _rows_of(path: Path, ids: np.ndarray, what: str, run: Path) -> np.ndarray:
             raise ValueError(f"{path}:{number}: {what} {name!r} is unknown to {run}; it has {len(known)} {what}s")
         if name:
             found.append(known[name])
-    return np.array(found, np.int32)
+    return np.array(list(dict.fromkeys(found)), np.int32)  # each once
+
+
+def _of_users(data: Interactions, new: Interactions) -> Interactions:
+    """The pairs of users of a run who have a history, too, in the rows of the histories."""
+    from jaxrec.commands.adjust import alike
+    from jaxrec.data.pairs import reindex
+
+    return reindex(data, alike(new.user_ids, data.user_ids), new.item_ids, unknown="drop")
 
 
 def new_users(
-    run: Path, saved: Saved, histories: Path, arm: Literal["adjusted", "plain"]
+    run: Path, saved: Saved, trained_on: Interactions, histories: Path, arm: Literal["adjusted", "plain"]
 ) -> tuple[Tables, Interactions]:
     """Tables of the users of a file alone, corrected as the run's own, and their histories in its item rows."""
     from jaxrec import correct, runs, select
@@ -102,7 +117,7 @@ def new_users(
     without = new.user_ids[new.user_counts == 0]
     if len(without):
         print(f"note: {len(without):,} users of whom no item is known left out, the first is {without[0]}")
-    trained_on, ledger, found = runs.load_seen(run, saved), runs.load_ledger(run), runs.read_metrics(run)
+    ledger, found = runs.load_ledger(run), runs.read_metrics(run)
     family, seed = found["settings"]["family"], found["seed"]
     more, joined, everybody = correct.appended(saved.plain, ledger, trained_on, new)
     if arm == "plain":
