@@ -186,11 +186,12 @@ def data_convert(
     threshold: float | None = None,
     k_core: int | None = None,
 ) -> None:
-    """Reads a file of interactions in any known format, and writes it in another.
+    """Reads a file of interactions in any known format, and writes it in another, which must not exist yet.
 
     Args:
         file: What to read.
-        to: What to write, .parquet, .csv, .tsv (.gz too) or .txt; or only a format's name, for a file beside the first.
+        to: What to write, .parquet, .csv, .tsv (.gz too), or .txt, which holds row numbers alone; or only a format's
+            name, for a file beside the first.
         format: The format of FILE, where its name does not tell.
         user: The column of users, where its name is no usual one.
         item: The column of items.
@@ -201,14 +202,18 @@ def data_convert(
         k_core: Keep users and items with at least this many pairs.
     """
     from jaxrec import data, files
+    from jaxrec.data import formats
 
+    if str(to) in ("parquet", "csv", "tsv", "txt"):
+        to = file.with_name(f"{file.name.removesuffix('.gz').rsplit('.', 1)[0]}.{to}")
+    files.want_another(to, file)
+    if to.exists():
+        raise FileExistsError(f"{to} is there already; name another --to, or remove it")
     columns = {"user": user, "item": item, "rating": rating, "time": time}
     pairs = data.read(file, format=format, **columns, separator=separator, threshold=threshold)
     if k_core is not None:
         pairs = data.k_core(pairs, k_core)
-    if str(to) in ("parquet", "csv", "tsv", "txt"):
-        to = file.with_name(f"{file.name.removesuffix('.gz').rsplit('.', 1)[0]}.{to}")
-    files.want_another(to, file)
+    pairs = formats.as_held(to, pairs)
     data.write(to, pairs)
     print(f"{to}: {pairs!r}")
     for note in pairs.notes:

@@ -188,6 +188,28 @@ def test_columns_and_separators_of_ones_own(tmp_path: Path, capsys: pytest.Captu
             data.read(tmp_path / name, separator=separator)
 
 
+def test_converting_to_lines_tells_what_they_do_not_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.csv").write_text("user,item,rating,time\nb,7,5,1\na,9,4,2\n")
+    (tmp_path / "rows.csv").write_text("user,item\n0,1\n1,0\n")
+    assert cli.main(["data", "convert", str(tmp_path / "x.csv"), "--to", "txt"]) == 0
+    told = capsys.readouterr().out
+    assert "note: lines hold row numbers alone: ids, ratings and times are left out" in told
+    assert "with times" not in told
+    assert (tmp_path / "x.txt").read_text() == "0 1\n1 0\n"
+    assert cli.main(["data", "convert", str(tmp_path / "rows.csv"), "--to", "txt"]) == 0
+    assert "note" not in capsys.readouterr().out
+    assert cli.main(["data", "convert", str(tmp_path / "x.csv"), "--to", str(tmp_path / "rows.csv")]) == 1
+    assert "rows.csv is there already; name another --to" in capsys.readouterr().err
+    assert (tmp_path / "rows.csv").read_text() == "user,item\n0,1\n1,0\n"
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.ascii"])
+def test_columns_cannot_be_named_where_there_are_none(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("0 1\n1 0\n")
+    with pytest.raises(DataError, match=rf"{name}: there are no columns to name in .*, got who; leave that out"):
+        data.read(tmp_path / name, user="who")
+
+
 def test_truncated_gzip_missing_files_and_other_encodings(tmp_path: Path) -> None:
     whole = gzip.compress(b"0 1 2 3\n" * 1000)
     (tmp_path / "x.txt.gz").write_bytes(whole[: len(whole) // 2])

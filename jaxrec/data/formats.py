@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.interactions import DataError, Interactions
+from jaxrec.data.interactions import DataError, Interactions, same_space
 from jaxrec.data.lines import decode, read_bytes, read_lines, read_table, write_lines
 from jaxrec.data.pairs import from_pairs
 
@@ -68,8 +68,8 @@ def read(
     seconds since 1970 (UTC where no offset is told). With a `threshold`, only pairs rated at least that much are
     interactions.
 
-    Raises DataError, with file and line, for wrong columns, ragged or non-numeric lines, negative ids, NaN ratings,
-    empty or truncated files.
+    Raises DataError, with file and line, for wrong columns (any that is named, for lines and matrix), ragged or
+    non-numeric lines, negative ids, NaN ratings, empty or truncated files.
     """
     format = guess_format(path) if format is None else format
     if format not in FORMATS:
@@ -77,13 +77,16 @@ def read(
     source = str(path)
     if separator is not None and (format not in SEPARATORS or not separator.strip("\r\n")):
         raise DataError(f"{path}: a separator of text is for {', '.join(SEPARATORS)}, got {separator!r} for {format}")
+    wanted = {"user": user, "item": item, "rating": rating, "time": time}
+    named = [name for name in wanted.values() if name is not None]
+    if named and format in ("lines", "matrix"):
+        raise DataError(f"{path}: there are no columns to name in {format}, got {', '.join(named)}; leave that out")
     if format == "lines":
         if threshold is not None:
             raise DataError(f"{path}: a threshold ({threshold:g}) needs ratings, and lines of items have none")
         return read_lines(path)
     if format == "matrix":
         return from_matrix(read_table(path), threshold=threshold, source=source)
-    wanted = {"user": user, "item": item, "rating": rating, "time": time}
     if format == "parquet":
         return from_frame(_read_parquet(path), threshold=threshold, source=source, **wanted)
     rows = _split(path, separator or SEPARATORS[format], quotes=format == "csv")
@@ -298,6 +301,23 @@ def write(path: StrPath, data: Interactions) -> None:
     if data.times is not None:
         columns["timestamp"] = data.times
     return write_columns(path, columns)
+
+
+def as_held(path: StrPath, data: Interactions) -> Interactions:
+    """The pairs as a file of that name holds them; a note says what `.txt` leaves out.
+
+    >>> as_held("x.txt", from_pairs(["a"], [7], [5.0])).notes
+    ('lines hold row numbers alone: ids and ratings are left out; .csv, .tsv and .parquet have them',)
+    """
+    if want_writable(path, (*TABLES, ".txt")) != ".txt":
+        return data
+    numbered = Interactions(data.users, data.items, data.num_users, data.num_items, notes=data.notes)
+    lost = [] if same_space(data, numbered) else ["ids"]
+    lost += [name for name in ("ratings", "times") if getattr(data, name) is not None]
+    if not lost:
+        return data
+    what = " and ".join([", ".join(lost[:-1]), lost[-1]] if lost[1:] else lost)
+    return numbered.with_notes(f"lines hold row numbers alone: {what} are left out; .csv, .tsv and .parquet have them")
 
 
 def want_writable(path: StrPath, known: Sequence[str]) -> str:
