@@ -23,7 +23,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 class SavedScorer(NamedTuple):
     """A scorer read from a file: `rank(users [b], excluded [b, M]) -> items, scores [b, k]`, any b and M.
 
-    `excluded` holds item rows, padded with the number of items.
+    `excluded` holds item rows, padded with -1 or the number of items. ValueError for rows that the tables don't have,
+    and for other shapes.
     """
 
     rank: Callable[[np.ndarray, np.ndarray], tuple[Array, Array]]
@@ -75,12 +76,29 @@ def load_scorer(path: str | PathLike[str]) -> SavedScorer:
         ids, k = (found["user_ids"], found["item_ids"]), int(found["k"])
 
     def run(users: np.ndarray, excluded: np.ndarray) -> tuple[Array, Array]:
-        best: tuple[Array, Array] = exported.call(
-            user, item, jnp.asarray(users, jnp.int32), jnp.asarray(excluded, jnp.int32)
-        )
+        rows = rank.check_users(users, len(user))
+        masks = _masks(excluded, len(rows), len(item))
+        if not len(rows):  # what is exported takes at least one
+            return jnp.zeros((0, k), jnp.int32), jnp.zeros((0, k), jnp.float32)
+        best: tuple[Array, Array] = exported.call(user, item, jnp.asarray(rows), jnp.asarray(masks))
         return best
 
     return SavedScorer(run, *ids, k)
+
+
+def _masks(excluded: np.ndarray, num_users: int, num_items: int) -> np.ndarray:
+    """Item rows [b, M], M at least 1, padded with the number of items: -1 would mean the last one."""
+    given = np.asarray(excluded)
+    if given.ndim != 2 or len(given) != num_users or (given.size and given.dtype.kind not in "iu"):
+        shape = f"{given.dtype} of shape {given.shape}"
+        raise ValueError(f"excluded must hold a row of whole numbers for each of {num_users} users, got {shape}")
+    unknown = given[(given < -1) | (given > num_items)]
+    if len(unknown):
+        wanted = f"items in 0..{num_items - 1}, or pad with -1 or {num_items}"
+        raise ValueError(f"excluded must name {wanted}, got {unknown[0]}")
+    masks = np.full((num_users, max(1, given.shape[1])), num_items, np.int32)
+    masks[:, : given.shape[1]][given >= 0] = given[given >= 0]
+    return masks
 
 
 def _export() -> Any:

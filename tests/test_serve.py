@@ -213,6 +213,30 @@ def test_a_saved_scorer_is_the_ranking(tables: Tables, tmp_path: Path) -> None:
         export.load_scorer(tmp_path / "other.npz")
 
 
+def test_a_saved_scorer_answers_for_its_own_rows_only(tables: Tables, tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
+    from jaxrec import export
+
+    export.save_scorer(tmp_path / "scorer.npz", tables, k=N)
+    ranked = export.load_scorer(tmp_path / "scorer.npz").rank
+    users, seen = np.array([3, 1]), random_interactions()
+    by_fill = [ranked(users, rank.pad_lists(seen, users, fill))[0] for fill in (-1, N)]
+    np.testing.assert_array_equal(*by_fill)
+    assert (N - 1 in by_fill[0][0]) == (N - 1 not in seen.items[seen.users == 3])
+    whole = ranked(users, np.full((2, 1), N))[0]
+    np.testing.assert_array_equal(ranked(users, np.zeros((2, 0), int))[0], whole)
+    assert [found.shape for found in ranked(users[:0], np.zeros((0, 3), int))] == [(0, N), (0, N)]
+    for rows in ([U], [-1]):
+        with pytest.raises(ValueError, match=rf"users must be in 0..{U - 1}, got {rows[0]}"):
+            ranked(np.array(rows), np.full((1, 1), N))
+    for masks in ([[N + 1]], [[-2]]):
+        with pytest.raises(ValueError, match=rf"excluded must name items in 0..{N - 1}, .* got {masks[0][0]}"):
+            ranked(np.array([0]), np.array(masks))
+    for shape in ((1, 3), (2,)):
+        with pytest.raises(ValueError, match="excluded must hold a row of whole numbers for each of 2 users"):
+            ranked(users, np.zeros(shape, int))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A RUN folder of a small model with text ids."""
