@@ -98,6 +98,30 @@ def test_evaluate_recommend_and_report(run: Path, tmp_path: Path, capsys: pytest
     assert (tmp_path / "both.html").read_text().count("<svg") == 1
 
 
+def test_lists_to_serve_leave_out_what_is_in_the_tests(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = data.load(str(folder)).split
+    (tmp_path / "new.txt").write_text("3 7\n")
+
+    def listed(*more: str) -> set[int]:
+        assert cli.main(["recommend", str(run), "-k", "50", "--out", str(tmp_path / "all.csv"), *more]) == 0
+        rows = csv.DictReader((tmp_path / "all.csv").read_text().splitlines())
+        return {int(row["item_id"]) for row in rows if row["user_id"] == "3"}
+
+    train, test = (set(part.items[part.users == 3].tolist()) for part in (split.train, split.tests["test"]))
+    assert test
+    assert listed() == set(range(50)) - train
+    assert "users; what they have in the training part is left out\n" in capsys.readouterr().out
+    assert listed("--without-tests") == set(range(50)) - train - test
+    assert "what they have in the training part and the tests is left out\n" in capsys.readouterr().out
+    assert listed("--without-tests", "--histories", str(tmp_path / "new.txt")) == set(range(50)) - train - test - {7}
+    assert listed("--seen") == set(range(50))
+    assert "nothing is left out" in capsys.readouterr().out
+    assert cli.main(["recommend", str(run), "--seen", "--without-tests", "--out", str(tmp_path / "all.csv")]) == 1
+    assert "choose one" in capsys.readouterr().err
+
+
 def test_a_run_of_before_there_were_families_is_by_gradients(run: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(run, tmp_path / "old"))
     found = json.loads((old / "metrics.json").read_text())

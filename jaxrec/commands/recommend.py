@@ -23,6 +23,7 @@ def recommend(
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
     arm: Literal["adjusted", "plain"] = "adjusted",
     seen: bool = False,
+    without_tests: bool = False,
     allow: Path | None = None,
     deny: Path | None = None,
     tag: str = "jaxrec",
@@ -38,7 +39,10 @@ def recommend(
             have there counts as seen, too.
         k: Items for each user.
         arm: Corrected or plain tables.
-        seen: Whether items that a user has already may be recommended.
+        seen: Whether items that a user has in the training part, or in their history, may be recommended; only these
+            are left out, not what they have in the tests.
+        without_tests: Leave out what users have in the tests of a run of `jaxrec train`, too: for serving, not for
+            judging the lists by these tests.
         allow: A file with one item id a line: no others are recommended.
         deny: A file with one item id a line: these are not recommended.
         tag: The last column of a TREC run.
@@ -57,21 +61,26 @@ def recommend(
     user_ids = saved.user_ids
     if histories is not None and users is not None:
         raise ValueError("--users are known users, --histories are new ones; write them to two files")
+    if seen and without_tests:
+        raise ValueError("--seen keeps what users have, --without-tests leaves out more of it; choose one")
     trained_on = runs.load_seen(run, saved)
+    parts = [trained_on, *(runs.load_split(run).tests.values() if without_tests else ())]
     if histories is None:
         rows = None if users is None else _rows_of(users, user_ids, "user", run)
-        owned = [trained_on]
+        owned = parts
     else:
         tables, new = new_users(run, saved, trained_on, histories, arm)
         rows, user_ids = np.flatnonzero(new.user_counts), new.user_ids
-        owned = [new, _of_users(trained_on, new)]
-        known = np.intersect1d(rows, owned[1].users)
+        owned = [new, *(_of_users(part, new) for part in parts)]
+        known = np.intersect1d(rows, np.concatenate([part.users for part in owned[1:]]))
         if len(known) and not seen:
             first = f"the first is {user_ids[known[0]]}"
             print(f"note: {len(known):,} users are known to {run}: what they have there is left out, too; {first}")
     found = serve.recommend(tables, rows, seen=None if seen else owned, k=k, **filters)
     written = serve.write_lists(out, found, user_ids, saved.item_ids, tag=tag)
-    print(f"{out}: {written:,} rows, {len(found.users):,} users")
+    left_out = ["their histories"] * (histories is not None) + ["the training part"] + ["the tests"] * without_tests
+    told = "nothing is left out" if seen else f"what they have in {' and '.join(left_out)} is left out"
+    print(f"{out}: {written:,} rows, {len(found.users):,} users; {told}")
 
 
 def _rows_of(path: Path, ids: np.ndarray, what: str, run: Path) -> np.ndarray:
