@@ -60,10 +60,6 @@ LINEAR = tuple(name for name in contestants.names("mf") if name not in ("invcf",
 ON_LARGE: tuple[str, ...] = ("bpr", "bpr-unit-users", "softmax", "popgo", "bc_loss", "logq", "ssm", "pda", "macr")
 ON_LARGE += ("ips-cnsr", "popular", "itemknn", "graph_filter", "ials", "spectral")
 
-# A million interactions through a graph: the bases with their adjustments, and two that are trained otherwise.
-ON_LARGE_GRAPHS: tuple[str, ...] = ("softmax", "bpr", "popgo", "macr")
-FEW: dict[str, Any] = {"seeds": (0, 1, 2), "trials": 3, "epochs": 10, "evaluate_every": 2}
-
 # Gowalla's two published splits have one test each: the best base's adjustments, beside methods that train little.
 ON_ONE_TEST: tuple[str, ...] = ("softmax", "popular", "itemknn", "graph_filter", "ials", "spectral")
 
@@ -99,7 +95,6 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Contest("synthetic", "lightgcn", methods=ON_GRAPHS),
         Contest("lastfm-both", "lightgcn", methods=ON_GRAPHS),
         Contest("ml-100k-temporal", "lightgcn", methods=ON_GRAPHS),
-        Contest("ml-1m", "lightgcn", methods=ON_LARGE_GRAPHS, **FEW),
         Contest("coat", "two-tower"),
         Contest("ml-100k", "two-tower"),
     ),

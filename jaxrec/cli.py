@@ -229,7 +229,8 @@ def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tupl
             a run by exposure.
         k: Cut-offs; 10, 20 and 50 if left out, as far as the catalogue goes.
     """
-    from jaxrec import pipeline, runs, select
+    from jaxrec import pipeline, runs
+    from jaxrec.commands.recommend import corrected, strengths_in
 
     found, split = runs.read_metrics(run), runs.load_split(run)
     k = k or tuple(c for c in pipeline.KS if c <= split.train.num_items) or (found["settings"]["k"],)
@@ -239,24 +240,11 @@ def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tupl
     plain = saved.plain
     arms = {"plain": plain, "adjusted": saved.adjusted}
     if adjust is not None:
-        ledger = runs.load_ledger(run)
-        how = {"family": found["settings"]["family"], "seed": found["seed"]}
-        arm = select.arms(plain, ledger, split.train, **how)["adjusted"]
-        arms["adjusted"] = select.apply(arm, _strengths(adjust, arm.names), plain, ledger)
+        strengths = strengths_in(adjust)
+        arms["adjusted"] = corrected(run, plain, runs.load_ledger(run), split.train, strengths)
     results = {name: pipeline.evaluate(tables, split, ks=k) for name, tables in arms.items()}
     for cut in k:
         _print_tests({t: {a: r[t].summary for a, r in results.items()} for t in split.tests}, cut)
-
-
-def _strengths(text: str, names: Sequence[str]) -> dict[str, float]:
-    given = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        try:
-            given[name.strip()] = float(value)
-        except ValueError:
-            raise ValueError(f"--adjust wants name=number, got {part!r}; the names are {', '.join(names)}") from None
-    return given
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:

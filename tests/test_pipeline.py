@@ -122,6 +122,23 @@ def test_lists_to_serve_leave_out_what_is_in_the_tests(
     assert "choose one" in capsys.readouterr().err
 
 
+def test_lists_may_be_made_with_other_strengths(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lists(*more: str) -> str:
+        assert cli.main(["recommend", str(run), "-k", "5", "--out", str(tmp_path / "a.csv"), *more]) == 0
+        return (tmp_path / "a.csv").read_text()
+
+    (tmp_path / "new.txt").write_text("3 7\n9 1 5\n")
+    chosen = ",".join(f"{name}={value}" for name, value in runs.read_metrics(run)["selected"].items())
+    for who in ([], ["--histories", str(tmp_path / "new.txt")]):
+        assert lists(*who, "--adjust", chosen) == lists(*who)
+        assert lists(*who, "--adjust", "direction=0") == lists(*who, "--arm", "plain")
+        assert lists(*who, "--adjust", "magnitude=2") not in {lists(*who), lists(*who, "--arm", "plain")}
+    assert cli.main(["recommend", str(run), "--out", "a.csv", "--adjust", "pull=1", "--arm", "plain"]) == 1
+    assert "--adjust corrects, --arm plain does not" in capsys.readouterr().err
+
+
 def test_a_run_of_before_there_were_families_is_by_gradients(run: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(run, tmp_path / "old"))
     found = json.loads((old / "metrics.json").read_text())

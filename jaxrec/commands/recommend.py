@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from jaxrec.data.interactions import Interactions
+    from jaxrec.ledger import GradientLedger
     from jaxrec.runs import Saved
     from jaxrec.types import Tables
 
@@ -22,6 +24,7 @@ def recommend(
     histories: Path | None = None,
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
     arm: Literal["adjusted", "plain"] = "adjusted",
+    adjust: str | None = None,
     seen: bool = False,
     without_tests: bool = False,
     allow: Path | None = None,
@@ -39,6 +42,8 @@ def recommend(
             have there counts as seen, too.
         k: Items for each user.
         arm: Corrected or plain tables.
+        adjust: Strengths to use instead of the selected ones, as in `jaxrec evaluate`: those of another point of the
+            trade-off, say.
         seen: Whether items that a user has in the training part, or in their history, may be recommended; only these
             are left out, not what they have in the tests.
         without_tests: Leave out what users have in the tests of a run of `jaxrec train`, too: for serving, not for
@@ -53,7 +58,8 @@ def recommend(
 
     files.want_another(out, users, histories, allow, deny)
     saved = runs.load_tables(run)
-    tables = saved.adjusted if arm == "adjusted" else saved.plain
+    if adjust is not None and arm == "plain":
+        raise ValueError("--adjust corrects, --arm plain does not; choose one")
     filters = {
         name: None if path is None else _rows_of(path, saved.item_ids, "item", run)
         for name, path in (("allow", allow), ("deny", deny))
@@ -64,12 +70,16 @@ def recommend(
     if seen and without_tests:
         raise ValueError("--seen keeps what users have, --without-tests leaves out more of it; choose one")
     trained_on = runs.load_seen(run, saved)
+    strengths = None if adjust is None else strengths_in(adjust)
     parts = [trained_on, *(runs.load_split(run).tests.values() if without_tests else ())]
     if histories is None:
         rows = None if users is None else _rows_of(users, user_ids, "user", run)
         owned = parts
+        tables = saved.adjusted if arm == "adjusted" else saved.plain
+        if strengths is not None:
+            tables = corrected(run, saved.plain, runs.load_ledger(run), trained_on, strengths)
     else:
-        tables, new = new_users(run, saved, trained_on, histories, arm)
+        tables, new = new_users(run, saved, trained_on, histories, arm, strengths)
         rows, user_ids = np.flatnonzero(new.user_counts), new.user_ids
         owned = [new, *(_of_users(part, new) for part in parts)]
         known = np.intersect1d(rows, np.concatenate([part.users for part in owned[1:]]))
@@ -108,11 +118,48 @@ def _of_users(data: Interactions, new: Interactions) -> Interactions:
     return reindex(data, alike(new.user_ids, data.user_ids), new.item_ids, unknown="drop")
 
 
-def new_users(
-    run: Path, saved: Saved, trained_on: Interactions, histories: Path, arm: Literal["adjusted", "plain"]
-) -> tuple[Tables, Interactions]:
-    """Tables of the users of a file alone, corrected as the run's own, and their histories in its item rows."""
+def strengths_in(text: str) -> dict[str, float]:
+    """The strengths in a text like "direction=1.0,magnitude=0.3".
+
+    >>> strengths_in("direction=1.0, pull=0.5")
+    {'direction': 1.0, 'pull': 0.5}
+    """
+    given = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            given[name.strip()] = float(value)
+        except ValueError:
+            raise ValueError(f"--adjust wants name=number, like direction=1.0,pull=0.5, got {part!r}") from None
+    return given
+
+
+def corrected(
+    run: Path, plain: Tables, ledger: GradientLedger, train: Interactions, strengths: Mapping[str, float]
+) -> Tables:
+    """Tables corrected in the way of a run, biases folded in. ValueError for a strength that it has not."""
     from jaxrec import correct, runs, select
+    from jaxrec.transforms.adjustment import fold_bias
+
+    found = runs.read_metrics(run)
+    how = {"family": found["settings"]["family"], "seed": found["seed"]}
+    if (run / "adjust.json").exists():
+        return correct.correct(plain, ledger, train, strengths, **how)
+    plain = fold_bias(plain)
+    return select.apply(select.arms(plain, ledger, train, **how)["adjusted"], strengths, plain, ledger)
+
+
+def new_users(
+    run: Path,
+    saved: Saved,
+    trained_on: Interactions,
+    histories: Path,
+    arm: Literal["adjusted", "plain"],
+    strengths: Mapping[str, float] | None = None,
+) -> tuple[Tables, Interactions]:
+    """Tables of the users of a file alone, corrected as the run's own or with other strengths, and their histories in
+    its item rows."""
+    from jaxrec import correct, runs
     from jaxrec.adapters import TwoTower
     from jaxrec.commands.adjust import to_rows
     from jaxrec.data import formats
@@ -126,15 +173,10 @@ def new_users(
     without = new.user_ids[new.user_counts == 0]
     if len(without):
         print(f"note: {len(without):,} users of whom no item is known left out, the first is {without[0]}")
-    ledger, found = runs.load_ledger(run), runs.read_metrics(run)
-    family, seed = found["settings"]["family"], found["seed"]
-    more, joined, everybody = correct.appended(saved.plain, ledger, trained_on, new)
+    more, joined, everybody = correct.appended(saved.plain, runs.load_ledger(run), trained_on, new)
     if arm == "plain":
         both = fold_bias(more)
-    elif (run / "adjust.json").exists():
-        both = correct.correct(more, joined, everybody, found["selected"], family=family, seed=seed)
     else:
-        more = fold_bias(more)
-        arms = select.arms(more, joined, everybody, family=family, seed=seed)
-        both = select.apply(arms["adjusted"], found["selected"], more, joined)
+        chosen = runs.read_metrics(run)["selected"] if strengths is None else strengths
+        both = corrected(run, more, joined, everybody, chosen)
     return both._replace(user=both.user[trained_on.num_users :]), new
