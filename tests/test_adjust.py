@@ -350,6 +350,10 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
     assert grid["items"][0]["item"].startswith("i")
     assert cli.main(["recommend", str(out), "-k", "3", "--out", str(folder / "recs.run")]) == 0
     rows = [line.split() for line in (folder / "recs.run").read_text().splitlines()]
+    chosen = ",".join(f"{name}={value}" for name, value in found["strengths"].items())
+    again = ["--adjust", chosen, "-k", "3", "--out", str(folder / "again.run")]
+    assert cli.main(["recommend", str(out), *again]) == 0
+    assert [line.split()[:4] for line in (folder / "again.run").read_text().splitlines()] == [r[:4] for r in rows]
     assert rows[0][0] == "u0"
     owned = {line for line in (folder / "train.csv").read_text().splitlines()}
     assert not any(f"{r[0]},{r[2]}" in owned for r in rows)
