@@ -114,19 +114,23 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, data: str = "ml-100k") ->
     """The main job on real data in a minute or two: MovieLens-100K, a table, and RUN/report.html.
 
     Args:
-        out: The RUN folder to write; only the run of an earlier demo, in runs/demo, is replaced.
+        out: The RUN folder to write; in runs/demo the run of an earlier demo is replaced, and no other.
         seed: Of everything random.
         data: A smaller or larger data set, if you like.
     """
     import shutil
 
+    from jaxrec import pipeline, runs
     from jaxrec.data import registry
 
-    registry.load(data)  # a name that is wrong costs nothing
+    preset, settings = "softmax-mf", dataclasses.replace(PRESETS["softmax-mf"], epochs=40, budget=64)
+    pipeline.want_possible(settings, registry.load(data).split.train)  # what is refused costs nothing
     if out == Path("runs/demo") and (out / "settings.json").exists():
+        before = runs.read_json(out / "settings.json")
+        if before | {"preset": preset, "settings": dataclasses.asdict(settings)} != before:
+            raise FileExistsError(f"{out} holds a run that is of no demo; choose another --out, or move it elsewhere")
         shutil.rmtree(out)
-    settings = dataclasses.replace(PRESETS["softmax-mf"], epochs=40, budget=64)
-    _run(data, settings, out, preset="softmax-mf", seed=seed)
+    _run(data, settings, out, preset=preset, seed=seed)
 
 
 def data_list() -> None:

@@ -125,7 +125,7 @@ def train(
     if not resume:
         _want_free(out)
     dataset = registry.load(data)
-    _want_possible(settings, dataset.split.train)
+    want_possible(settings, dataset.split.train)
     started = {"data": data, "preset": preset, "seed": seed, "settings": asdict(settings)}
     if resume and (out / "settings.json").exists():
         _want_same(out / "settings.json", started)
@@ -149,7 +149,7 @@ def _want_free(out: Path) -> None:
         )
 
 
-def _want_possible(settings: Settings, train: Interactions) -> None:
+def want_possible(settings: Settings, train: Interactions) -> None:
     """ValueError, before anything is trained, for what would end a run afterwards."""
     rank.want_k(settings.k, train.num_items)
     if settings.reject and not (settings.shared or settings.in_batch):

@@ -277,6 +277,32 @@ def test_the_run_of_an_earlier_demo_stays_where_the_new_one_cannot_begin(
     assert (tmp_path / "runs" / "demo" / "settings.json").exists()
 
 
+def test_the_demo_replaces_only_a_demo_and_only_where_it_can_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun: list[bool] = []
+    old = tmp_path / "runs" / "demo"
+    monkeypatch.setattr(cli, "_run", lambda *args, **options: begun.append(old.exists()))
+    settings = dataclasses.replace(PRESETS["softmax-mf"], epochs=40, budget=64)
+    demo = {"preset": "softmax-mf", "settings": dataclasses.asdict(settings)}
+    old.mkdir(parents=True)
+    (tmp_path / "one.csv").write_text("user,item\n1,1\n2,1\n3,1\n")
+    for kept, arguments, message in (
+        (demo | {"preset": "paper-mf"}, ["--data", "synthetic"], "is of no demo; choose another --out"),
+        (demo | {"settings": {"epochs": 3}}, ["--data", "synthetic"], "holds a run that is of no demo"),
+        ({}, ["--data", "synthetic"], "holds a run that is of no demo"),
+        (demo, ["--data", "one.csv"], "k must be between 1 and the 1 items"),
+    ):
+        (old / "settings.json").write_text(json.dumps(kept))
+        assert cli.main(["demo", *arguments]) == 1
+        assert message in capsys.readouterr().err
+        assert (old / "settings.json").exists()
+    (old / "settings.json").write_text(json.dumps(demo | {"data": "ml-100k", "seed": 3}))
+    assert cli.main(["demo", "--data", "synthetic"]) == 0
+    assert begun == [False]
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
