@@ -259,7 +259,7 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
         runs: Finished RUN folders.
         out: The page that compares several runs; compare.html beside the first one if left out.
     """
-    from jaxrec.report import paired, write_comparison, write_report
+    from jaxrec.report import paired, run_names, write_comparison, write_report
     from jaxrec.runs import read_metrics
 
     if not runs:
@@ -269,9 +269,9 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
     pages = [write_report(run) for run in runs]
     if len(runs) > 1:
         tests: dict[str, dict[str, dict[str, float]]] = {}
-        for run in runs:
+        for name, run in zip(run_names(runs), runs, strict=True):
             for test, arms in read_metrics(run).get("tests", {}).items():
-                tests.setdefault(test, {}).update({f"{run.name}: {arm}": values for arm, values in arms.items()})
+                tests.setdefault(test, {}).update({f"{name}: {arm}": values for arm, values in arms.items()})
         _print_tests(tests)
         _print_pairs(paired(runs))
         pages.append(write_comparison(runs, out))

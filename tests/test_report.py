@@ -237,6 +237,16 @@ def test_later_runs_are_paired_with_the_first(run: Path, tmp_path: Path, capsys:
     assert "over 8 rows" in page
 
 
+def test_runs_whose_folders_are_named_alike_are_all_in_the_table(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies = [Path(shutil.copytree(run, tmp_path / name / "run")) for name in ("a", "b")]
+    assert cli.main(["report", *map(str, copies)]) == 0
+    shown = capsys.readouterr().out
+    for name in ("a/run: plain", "a/run: adjusted", "b/run: plain", "b/run: adjusted"):
+        assert name in shown
+
+
 def test_runs_of_other_users_or_data_are_not_paired(run: Path, tmp_path: Path) -> None:
     with np.load(run / "per_user.npz") as found:
         fewer = {name: values[1:] for name, values in found.items()}

@@ -48,7 +48,7 @@ def paired(runs: Sequence[Path | str]) -> Paired:
     The cut-off is that of the tables. Runs are paired where they are of the same data and the same users were tested.
     """
     folders = [Path(run) for run in runs]
-    first, *others = _names(folders)
+    first, *others = run_names(runs)
     found = [read_metrics(folder) for folder in folders]
     users = [load_per_user(folder) for folder in folders]
     rows: list[Pair] = []
@@ -98,7 +98,7 @@ def write_comparison(runs: Sequence[Path | str], out: Path | str | None = None) 
     if len(folders) < 2:
         raise ValueError(f"comparing wants at least two runs, got {len(folders)}")
     target = folders[0].resolve().parent / "compare.html" if out is None else Path(out)
-    found = {name: read(folder) for name, folder in zip(_names(folders), folders, strict=True)}
+    found = {name: read(folder) for name, folder in zip(run_names(runs), folders, strict=True)}
     links = [
         f'<a href="{escape(os.path.relpath(folder / "report.html", target.parent))}">{escape(name)}</a>'
         for name, folder in zip(found, folders, strict=True)
@@ -116,9 +116,9 @@ def write_comparison(runs: Sequence[Path | str], out: Path | str | None = None) 
     return target
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def run_names(runs: Sequence[Path | str]) -> list[str]:
     """The shortest ends of the paths that tell the runs apart; a number where a run is given twice."""
-    paths = [folder.resolve().parts for folder in folders]
+    paths = [Path(run).resolve().parts for run in runs]
     for depth in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-depth:]) for parts in paths]
         if len(set(names)) == len(set(paths)):
