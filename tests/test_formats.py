@@ -60,6 +60,25 @@ def test_lines_keep_their_row_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.items, split.train.items)
 
 
+def test_what_was_noted_of_a_file_stays_with_its_split(tmp_path: Path) -> None:
+    (tmp_path / "twice.csv").write_text("user,item\n" + "".join(f"{n % 7},{n % 5}\n" for n in range(40)))
+    split = registry.load(str(tmp_path / "twice.csv")).split
+    assert split.notes[0] == "5 repeated pairs merged" == data.read(tmp_path / "twice.csv").notes[0]
+    assert "held out" in split.notes[1]
+
+
+def test_lines_that_look_like_ratings_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.txt"
+    triples = "0 1 5\n0 2 3\n1 1 4\n"
+    for text, told in ((triples, True), ("0 1 5\n1 2 3\n", False), ("0 1 5\n0 2 3 4\n", False), ("0 1\n0 2\n", False)):
+        path.write_text(text)
+        notes = [note for note in data.read(path).notes if "ratings.txt: every line has three numbers" in note]
+        assert len(notes) == told
+    path.write_text("user item rating\n" + triples)  # as the note says
+    found = data.read(path, format="csv", separator=" ")
+    assert (found.items.tolist(), found.ratings.tolist()) == ([0, 1, 0], [5, 3, 4])
+
+
 def test_frames_sparse_matrices_and_matrices() -> None:
     columns = {"user_id": [10, 10, 30], "item_id": ["b", "a", "b"], "rating": [5.0, 3.0, 1.0]}
     for frame in (polars.DataFrame(columns), pandas.DataFrame(columns), polars.DataFrame(columns).to_arrow(), columns):

@@ -21,6 +21,11 @@ from jaxrec.data.interactions import MAX_ROW, DataError, Interactions
 from jaxrec.data.pairs import merge_rows
 
 _BLANK = b" \t\r\n\v\f"
+TRIPLES = (
+    "every line has three numbers and users repeat, like user item rating; each line was read as a user and two items: "
+    "if the last one is a rating, put a line `user item rating` on top, and convert the file with --format csv "
+    "--separator ' '"
+)
 _MAX_DIGITS = 18  # what surely fits int64
 
 
@@ -33,7 +38,8 @@ class _Numbers(NamedTuple):
 def read_lines(path: str | PathLike[str]) -> Interactions:
     """Reads one file of LightGCN/MACR lines (Wang et al. 2019, arXiv 1905.08108); `.gz` is decompressed.
 
-    A user line without items is legal and counted in the notes; so are repeated pairs, which are merged.
+    A user line without items is legal and counted in the notes; so are repeated pairs, which are merged. Where the
+    lines look like triples of user, item and rating, a note says so.
 
     Raises:
         DataError: naming file and line, where a token is no whole number or an id is negative or huge;
@@ -59,12 +65,13 @@ def read_lines_together(paths: Sequence[str | PathLike[str]]) -> list[Interactio
     num_users = max(int(lines.max()) for _, _, _, lines, _ in parts) + 1
     num_items = max(int(items.max()) for _, _, items, _, _ in parts) + 1
     read = []
-    for name, users, items, _, widths in parts:
+    for name, users, items, lines, widths in parts:
         (rows, columns, _, _), merged = merge_rows(users, items, None, None, num_items=num_items)
         data = Interactions(rows, columns, num_users, num_items)
         alone = int(np.count_nonzero(widths == 1))
         notes = [f"{name}: {alone} user lines without items"] if alone else []
         notes += [f"{name}: {merged:,} repeated pairs merged"] if merged else []
+        notes += [f"{name}: {TRIPLES}"] if (widths == 3).all() and len(np.unique(lines)) < len(lines) else []
         read.append(data.with_notes(*notes))
     return read
 

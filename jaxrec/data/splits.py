@@ -164,7 +164,7 @@ def five_way(
     The natural test is drawn at random; with `last` it is the last so many interactions of each user by time, and the
     unbiased one is drawn from what comes before. `per_item` defaults to 3, or fewer where 3 would take more than a
     tenth of the interactions. With `valid` the two validation parts are carved from train as well, at random: five
-    parts in one call.
+    parts in one call. The notes of the data come first in those of the split.
 
     >>> from jaxrec.data.pairs import from_pairs
     >>> data = from_pairs(*np.divmod(np.arange(400), 20))
@@ -176,7 +176,7 @@ def five_way(
     """
     per_item = _per_item(data, 3) if per_item is None else per_item
     first, second, notes = _both(data, seed, natural, per_item, "test", last=last)
-    split = Split(second.train, {}, {"natural": first.held, "unbiased": second.held}, notes)
+    split = Split(second.train, {}, {"natural": first.held, "unbiased": second.held}, data.notes + notes)
     return carve(split, seed=seed) if valid else split
 
 
