@@ -109,10 +109,11 @@ def tune(
         raise FileExistsError(f"{out} holds a study; go on with --resume, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     searched = _searched(base, search)
+    split = registry.load(data).split
     plan = {"data": data, "preset": preset, "seed": seed, "base": dataclasses.asdict(base), "space": _plain(searched)}
+    plan["fingerprint"] = split.train.fingerprint  # of all that validation parts are carved from
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _open(out, plan, seed)
-    split = registry.load(data).split
     carved = splits.carve(dataclasses.replace(split, tests={}), seed=seed)  # tuning has no tests to look at
 
     def objective(trial: optuna.Trial) -> float:
@@ -158,8 +159,9 @@ def _open(out: Path, plan: dict[str, Any], seed: int) -> optuna.Study:
     if known is None:
         study.set_user_attr("plan", plan)
         study.enqueue_trial({name: plan["base"][name] for name in plan["space"]})
-    elif different := [name for name in plan if known.get(name) != plan[name]]:
-        raise ValueError(f"{out} holds a study of another {different[0]}; resume it as it was, or choose another --out")
+    elif different := [name for name in plan if known.get(name, plan[name]) != plan[name]]:  # older ones lack some
+        what = "other training pairs or ids" if different[0] == "fingerprint" else f"another {different[0]}"
+        raise ValueError(f"{out} holds a study of {what}; resume it as it was, or choose another --out")
     requeued = {trial.user_attrs.get("again") for trial in study.trials}
     for trial in study.trials:
         if trial.state == optuna.trial.TrialState.RUNNING:  # its process was killed

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from conftest import SMALL, random_interactions
 
-from jaxrec import cli, models, objectives, optim, pipeline, presets, runs, samplers, tune
+from jaxrec import cli, data, models, objectives, optim, pipeline, presets, runs, samplers, tune
 from jaxrec.commands import configure
 from jaxrec.data import DataError
 from jaxrec.step import make_step
@@ -233,6 +235,16 @@ def test_a_study_is_resumed_and_only_as_it_was(folder: Path, tmp_path: Path) -> 
         tune.tune(str(folder), other, tmp_path, trials=4, search=["l2"], resume=True)
     with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
         tune.tune(str(folder), TINY, tmp_path / "x", search=["learning_rat"])
+
+
+def test_a_study_goes_on_with_the_same_data_only(folder: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    tune.tune(str(own), TINY, tmp_path / "study", trials=1, search=["l2"])
+    train = data.load(str(own)).split.train
+    data.write_lines(own / "train.txt.gz", train.select(np.arange(1, len(train))))
+    with pytest.raises(ValueError, match="holds a study of other training pairs or ids; resume it as it was"):
+        tune.tune(str(own), TINY, tmp_path / "study", trials=2, search=["l2"], resume=True)
+    assert len((tmp_path / "study" / "trials.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_study_whose_last_line_is_cut_goes_on(folder: Path, tmp_path: Path) -> None:
