@@ -96,25 +96,28 @@ def tune(
     median of the earlier ones at the same epoch. With `resume`, a study goes on, and trials that were interrupted run
     again. `tell` gets a line after each trial.
 
-    Raises FileExistsError for a study without `resume`; ValueError for an unknown name, a study of other data or
-    settings, or a backbone without tables; RuntimeError where no trial was finished; ImportError without optuna.
+    Raises FileExistsError for a study without `resume`; ValueError for an unknown name, no trials, a study of other
+    data or settings, or a backbone without tables; ImportError without optuna; RuntimeError where no trial was
+    finished. But for the last, no study is begun then.
     """
     try:
         import optuna
     except ImportError as problem:
         raise ImportError("tuning wants optuna: pip install 'jaxrec[tune]'") from problem
     want_tables(base)
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, got {trials}")
     out = Path(out)
     if (out / "study.log").exists() and not resume:
         raise FileExistsError(f"{out} holds a study; go on with --resume, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
     searched = _searched(base, search)
     split = registry.load(data).split
     plan = {"data": data, "preset": preset, "seed": seed, "base": dataclasses.asdict(base), "space": _plain(searched)}
     plan["fingerprint"] = split.train.fingerprint  # of all that validation parts are carved from
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _open(out, plan, seed)
     carved = splits.carve(dataclasses.replace(split, tests={}), seed=seed)  # tuning has no tests to look at
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    out.mkdir(parents=True, exist_ok=True)
+    study = _open(out, plan, seed)
 
     def objective(trial: optuna.Trial) -> float:
         return _trial(trial, override(base, suggest(trial, searched), source="the search space"), carved, seed)

@@ -247,6 +247,22 @@ def test_a_study_goes_on_with_the_same_data_only(folder: Path, tmp_path: Path) -
     assert len((tmp_path / "study" / "trials.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("nope", {}, "'nope' is no registered data set"),
+        ("synthetic", {"search": ["learning_rat"]}, "did you mean 'learning_rate'"),
+        ("synthetic", {"trials": 0}, "trials must be at least 1, got 0"),
+        ("synthetic", {"trials": -1}, "trials must be at least 1, got -1"),
+        ("synthetic", {"seed": -1}, "non-negative"),
+    ],
+)
+def test_what_is_refused_begins_no_study(name: str, options: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        tune.tune(name, TINY, tmp_path / "study", **options)
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_study_whose_last_line_is_cut_goes_on(folder: Path, tmp_path: Path) -> None:
     tune.tune(str(folder), TINY, tmp_path, trials=2, search=["l2"])
     log = tmp_path / "study.log"
