@@ -124,7 +124,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, data: str = "ml-100k") ->
     from jaxrec.data import registry
 
     preset, settings = "softmax-mf", dataclasses.replace(PRESETS["softmax-mf"], epochs=40, budget=64)
-    pipeline.want_possible(settings, registry.load(data).split.train)  # what is refused costs nothing
+    pipeline.carve(settings, registry.load(data).split, seed=seed)  # what is refused costs nothing
     if out == Path("runs/demo") and (out / "settings.json").exists():
         before = runs.read_json(out / "settings.json")
         if before | {"preset": preset, "settings": dataclasses.asdict(settings)} != before:

@@ -20,7 +20,7 @@ from jaxrec import analysis, checkpoint, explore, files, metrics, models, rank, 
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.data import registry, splits
-from jaxrec.data.interactions import Interactions, Split
+from jaxrec.data.interactions import DataError, Interactions, Split
 from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
 from jaxrec.presets import Settings, build, want_tables
@@ -116,16 +116,23 @@ def train(
     settings (another seed of it), which saves the first of the two fits. With `resume`, an interrupted run goes on
     from its last checkpoint. `trackers` get every epoch's row beside `history.jsonl`, and are closed at the end.
 
-    Raises ValueError for a backbone without tables, for settings that the data don't allow, and for a run of another
-    command to resume; FileExistsError for a finished run, or checkpoints of an interrupted one, without `resume`.
-    Nothing is written then.
+    Raises ValueError for a backbone without tables, for settings that contradict each other or that the data don't
+    allow, for data too small to carve, for a `selected` of other data or settings, and for a run of another command to
+    resume; FileExistsError for a finished run, or checkpoints of an interrupted one, without `resume`. Nothing is
+    written then.
     """
     want_tables(settings)
     out = Path(out)
     if not resume:
         _want_free(out)
     dataset = registry.load(data)
-    want_possible(settings, dataset.split.train)
+    decided: Split | _Choice
+    if selected is None:
+        decided = carve(settings, dataset.split, seed=seed)
+    else:
+        _want_possible(settings, dataset.split.train, seed)
+        build(settings, dataset.split.train)
+        decided = _read_choice(Path(selected), dataset, settings)
     started = {"data": data, "preset": preset, "seed": seed, "settings": asdict(settings)}
     if resume and (out / "settings.json").exists():
         _want_same(out / "settings.json", started)
@@ -135,7 +142,7 @@ def train(
         followed = (JsonLines(out / "history.jsonl", resume=resume), *trackers)
         for tracker in followed:
             stack.callback(tracker.close)
-        return _run(_Job(dataset, settings, seed, out, resume, progress, followed), data, preset, selected)
+        return _run(_Job(dataset, settings, seed, out, resume, progress, followed), data, preset, decided)
 
 
 def _want_free(out: Path) -> None:
@@ -149,8 +156,27 @@ def _want_free(out: Path) -> None:
         )
 
 
-def want_possible(settings: Settings, train: Interactions) -> None:
-    """ValueError, before anything is trained, for what would end a run afterwards."""
+def carve(settings: Settings, split: Split, *, seed: int) -> Split:
+    """The split with validation parts carved from train, on which these settings can be trained.
+
+    Raises ValueError otherwise, before anything is trained, for what would end a run afterwards.
+    """
+    _want_possible(settings, split.train, seed)
+    carved = splits.carve(split, seed=seed)
+    for name, part in carved.valid.items():
+        if not len(part):
+            raise DataError(
+                f"the data are too small to carve validation parts from: of {len(split.train)} training pairs none can "
+                f"go to the {name} part, as every user and item keeps one; give more pairs a user and an item, or "
+                "train without selecting, with presets.build and train.fit"
+            )
+    build(settings, carved.train)
+    return carved
+
+
+def _want_possible(settings: Settings, train: Interactions, seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
     rank.want_k(settings.k, train.num_items)
     if settings.reject and not (settings.shared or settings.in_batch):
         samplers.want_negatives(train)
@@ -168,11 +194,11 @@ def _want_same(path: Path, started: dict[str, Any]) -> None:
         )
 
 
-def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict[str, Any]:
-    """The stages one after the other, and the files of the RUN folder."""
+def _run(job: _Job, data: str, preset: str, decided: Split | _Choice) -> dict[str, Any]:
+    """The stages one after the other, from what was carved or another run chose, and the files of the RUN folder."""
     settings, seed, out = job.settings, job.seed, job.out
     split = job.dataset.split
-    choice = _select(job) if selected is None else _read_choice(Path(selected), job)
+    choice = _select(job, decided) if isinstance(decided, Split) else decided
     chosen = {name: _choose(tried, settings) for name, tried in choice.points.items()}
     with job.clock("refit"):
         model, refitted = job.fit("refit", split.train, epochs=choice.epochs)
@@ -219,10 +245,9 @@ def _run(job: _Job, data: str, preset: str, selected: Path | str | None) -> dict
     return found
 
 
-def _select(job: _Job) -> _Choice:
-    """Carves validation parts, trains without them, and tries the strengths of every arm on them."""
+def _select(job: _Job, carved: Split) -> _Choice:
+    """Trains without the validation parts, and tries the strengths of every arm on them."""
     settings, seed = job.settings, job.seed
-    carved = splits.carve(job.dataset.split, seed=seed)
     with job.clock("fit"):
         model, fitted = _fit(job, carved)
     tables, ledger = models.embed(model, fitted.best.params), _present(fitted.best.ledger)
@@ -245,12 +270,12 @@ def _select(job: _Job) -> _Choice:
     return _Choice(points, max(fitted.best_epoch, 1), notes, fitted.history, grid)
 
 
-def _read_choice(run: Path, job: _Job) -> _Choice:
+def _read_choice(run: Path, dataset: Dataset, settings: Settings) -> _Choice:
     """What another run's validation decided."""
     found = runs.read_metrics(run)
-    if (found["data"], found["settings"]) != (job.dataset.name, asdict(job.settings)):
+    if (found["data"], found["settings"]) != (dataset.name, asdict(settings)):
         raise ValueError(f"{run} is of other data or settings ({found['data']}); select from a run of the same ones")
-    runs.want_fingerprint(run, found, job.dataset.split.train)
+    runs.want_fingerprint(run, found, dataset.split.train)
     frontier = runs.read_json(run / "frontier.json")
     points = {name: [selection.Point(**p) for p in tried] for name, tried in frontier.items()}
     grid = runs.read_json(run / "grid.json") if (run / "grid.json").exists() else None

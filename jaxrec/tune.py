@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from jaxrec import files, pipeline
-from jaxrec.data import registry, splits
+from jaxrec.data import registry
 from jaxrec.data.interactions import Split
 from jaxrec.names import nearest
 from jaxrec.presets import Settings, build, override, want_tables
@@ -114,7 +114,7 @@ def tune(
     split = registry.load(data).split
     plan = {"data": data, "preset": preset, "seed": seed, "base": dataclasses.asdict(base), "space": _plain(searched)}
     plan["fingerprint"] = split.train.fingerprint  # of all that validation parts are carved from
-    carved = splits.carve(dataclasses.replace(split, tests={}), seed=seed)  # tuning has no tests to look at
+    carved = pipeline.carve(base, dataclasses.replace(split, tests={}), seed=seed)  # tuning has no tests to look at
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     out.mkdir(parents=True, exist_ok=True)
     study = _open(out, plan, seed)

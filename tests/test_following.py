@@ -254,7 +254,7 @@ def test_a_study_goes_on_with_the_same_data_only(folder: Path, tmp_path: Path) -
         ("synthetic", {"search": ["learning_rat"]}, "did you mean 'learning_rate'"),
         ("synthetic", {"trials": 0}, "trials must be at least 1, got 0"),
         ("synthetic", {"trials": -1}, "trials must be at least 1, got -1"),
-        ("synthetic", {"seed": -1}, "non-negative"),
+        ("synthetic", {"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_what_is_refused_begins_no_study(name: str, options: dict, message: str, tmp_path: Path) -> None:
@@ -300,8 +300,8 @@ tune.tune({str(folder)!r}, base, {str(tmp_path)!r}, trials=3, search=["learning_
 
 def test_tuning_reads_no_test(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = tune.splits.carve
-    monkeypatch.setattr(tune.splits, "carve", lambda split, **o: seen.append(split.tests) or real(split, **o))
+    real = data.splits.carve
+    monkeypatch.setattr(data.splits, "carve", lambda split, **o: seen.append(split.tests) or real(split, **o))
     monkeypatch.setattr(pipeline, "rank_tests", None)
     tune.tune(str(folder), TINY, tmp_path, trials=1)
     assert seen == [{}]

@@ -228,6 +228,32 @@ def test_a_user_with_every_item_is_told_before_anything_is_trained(tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "change", "more", "message"),
+    [
+        (None, {"temperature": 0.0}, {}, "temperature must be positive, got 0.0"),
+        (None, {"rows_per_user": 5}, {}, "batch_size must be a multiple of rows_per_user, got 256 and 5"),
+        (None, {"backbone": "lightgcn"}, {}, "choose an optimizer of"),
+        (None, {}, {"seed": -1}, "seed must be at least 0, got -1"),
+        (None, {}, {"selected": "nowhere"}, "nowhere holds no metrics.json"),
+        ("0 0 1 2 3\n", {}, {}, "too small to carve validation parts from: of 4 training pairs none"),
+        ("0 0 1\n1 0 1\n", {}, {"seed": 2}, "of 4 training pairs none can go to the natural part"),
+    ],
+)
+def test_what_is_refused_writes_nothing(
+    text: str | None, change: dict, more: dict, message: str, folder: Path, tmp_path: Path
+) -> None:
+    source = folder if text is None else tmp_path / "own"
+    if text is not None:
+        source.mkdir()
+        (source / "train.txt").write_text(text)
+        (source / "test.txt").write_text("0 4\n")
+    settings = dataclasses.replace(SMALL, k=2, **change)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        pipeline.train(str(source), settings, tmp_path / "run", **more)
+    assert not (tmp_path / "run").exists()
+
+
 def test_data_that_changed_since_a_run_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "mine.csv", tmp_path / "run"
     data.write(file, random_interactions(3, users=60, items=30, density=0.3))
