@@ -215,6 +215,7 @@ def _run(job: _Job, data: str, preset: str, decided: Split | _Choice) -> dict[st
         "data": job.dataset.name,
         "source": data if data in registry.REGISTRY else str(Path(data).resolve()),
         "fingerprint": split.train.fingerprint,
+        "test_fingerprints": {name: test.fingerprint for name, test in split.tests.items()},
         "model": preset,
         "seed": seed,
         "selected": chosen["adjusted"].strengths,

@@ -1,7 +1,7 @@
 """A RUN folder: what each file holds, written and read in one place. No pickle is written or loaded.
 
     metrics.json      tests -> test -> arm -> metric, what was selected, comparisons, the trade-off, the claims; and the
-                      fingerprint of the training interactions, so that changed data are noticed
+                      fingerprints of the training interactions and of each test, so that changed data are noticed
     settings.json     what the run was started with, from its start on
     history.jsonl     one line an epoch, of both fits, from its first epoch on
     frontier.json     every point that was tried on validation, by arm
@@ -93,14 +93,33 @@ def want_fingerprint(run: StrPath, found: Mapping[str, Any], train: Interactions
         )
 
 
+def want_tests(run: StrPath, found: Mapping[str, Any], tests: Mapping[str, Interactions]) -> None:
+    """DataError where the tests are not those of the run with these metrics; older runs don't tell."""
+    now = {name: test.fingerprint for name, test in tests.items()}
+    before = found.get("test_fingerprints", now)
+    different = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if different:
+        raise DataError(
+            f"{run} was tested on other pairs than {found['source']} gives now in the test {different[0]!r}: the data "
+            "changed; train again, or bring back what it was"
+        )
+
+
 def load_split(run: StrPath) -> Split:
     """The data of a RUN of `jaxrec train`, read again. DataError where they changed since."""
+    found, split = _load(run)
+    want_tests(run, found, split.tests)
+    return split
+
+
+def _load(run: StrPath) -> tuple[dict[str, Any], Split]:
+    """The metrics of a RUN and its data, whose tests may be others. DataError where the training part changed since."""
     found = read_metrics(run)
     if (Path(run) / "adjust.json").exists() or "source" not in found:
         raise DataError(f"{run} is no run of `jaxrec train`, so it has no tests; its figures are in adjust.json")
     split = registry.load(found["source"]).split
     want_fingerprint(run, found, split.train)
-    return split
+    return found, split
 
 
 def read_history(run: StrPath) -> list[dict[str, Any]]:
@@ -145,7 +164,7 @@ def load_seen(run: StrPath, saved: Saved) -> Interactions:
         with read_arrays(seen, AGAIN) as found:
             sizes = len(saved.user_ids), len(saved.item_ids)
             return Interactions(found["users"], found["items"], *sizes, saved.user_ids, saved.item_ids)
-    return load_split(run).train
+    return _load(run)[1].train
 
 
 def save_ledger(run: Path, ledger: GradientLedger) -> None:

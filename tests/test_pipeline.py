@@ -28,7 +28,7 @@ from jaxrec.types import Tables
 
 def test_a_run_holds_what_others_rely_on(run: Path) -> None:
     found = json.loads((run / "metrics.json").read_text())
-    assert list(found["tests"]) == ["test"]
+    assert list(found["tests"]) == list(found["test_fingerprints"]) == ["test"]
     assert set(found["tests"]["test"]) == {"plain", "adjusted", "count_control", "tten"}
     assert {"direction", "magnitude"} <= set(found["selected"])
     for arm in found["tests"]["test"].values():
@@ -270,6 +270,26 @@ def test_data_that_changed_since_a_run_are_told(tmp_path: Path, capsys: pytest.C
         pipeline.train(str(file), few, out, resume=True)
     with pytest.raises(data.DataError, match="other pairs or ids"):
         pipeline.train(str(file), few, tmp_path / "two", seed=1, selected=out)
+
+
+def test_a_test_that_changed_since_a_run_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, out = Path(shutil.copytree(folder, tmp_path / "own")), tmp_path / "run"
+    split = data.load(str(own)).split
+    saved = {"source": str(own), "fingerprint": split.train.fingerprint, "settings": {"k": 20}}
+    kept = saved | {"test_fingerprints": {"test": split.tests["test"].fingerprint}}
+    out.mkdir()
+    (out / "metrics.json").write_text(json.dumps(kept))
+    assert runs.load_split(out).tests["test"].fingerprint == split.tests["test"].fingerprint
+    data.write_lines(own / "test.txt", split.tests["test"].select(np.arange(1, len(split.tests["test"]))))
+    assert cli.main(["evaluate", str(out)]) == 1
+    told = capsys.readouterr().err
+    assert f"was tested on other pairs than {own} gives now in the test 'test': the data changed" in told
+    tables = runs.Saved(None, None, split.train.user_ids, split.train.item_ids)  # type: ignore[arg-type]
+    assert runs.load_seen(out, tables).fingerprint == split.train.fingerprint  # recommending needs no test
+    (out / "metrics.json").write_text(json.dumps(saved))  # as older runs are
+    assert len(runs.load_split(out).tests["test"]) == len(split.tests["test"]) - 1
 
 
 def test_fingerprints_tell_pairs_and_ids_apart_and_not_their_order() -> None:
