@@ -77,7 +77,7 @@ def adjust(
     *,
     family: selection.Family = "gradients",
     select: Literal["unbiased", "loss"] = "unbiased",
-    max_loss: float = 0.1,
+    max_loss: float = selection.MAX_LOSS,
     k: int = 20,
     budget: int = 24,
     select_users: int = 4096,
@@ -93,7 +93,8 @@ def adjust(
     valid: natural pairs that it was not trained on. The unbiased part is drawn from them, at most `per_item` of each
         item (`uniform_part`). Without it, see the module's text.
     family: what to correct by, see `select.arms`.
-    select: the best unbiased NDCG@k; or "loss", the best that loses at most `max_loss` of the natural one.
+    select: the best unbiased NDCG@k; or "loss", the best that loses at most `max_loss` of the natural one, which is
+        an error with another value than its default without "loss".
     budget: points tried for each of the two arms. select_users: users they are tried on, drawn at random; the figures
         of `validation` are those of the other users where at least 500 are left.
     temperature, objective: see `frozen.observe`.
@@ -102,8 +103,7 @@ def adjust(
         ValueError: interactions or valid of another id space than the model, nothing left to validate on, k or select
             that make no sense, and what `adapters.read` refuses.
     """
-    if select not in ("unbiased", "loss"):
-        raise ValueError(f"select must be 'unbiased' or 'loss', got {select!r}")
+    limit = selection.limit(select, max_loss)
     if leave_out not in HOW:
         raise ValueError(f"leave_out must be one of {sorted(HOW)}, got {leave_out!r}")
     two, clock = adapters.read(model), pipeline.Clock()
@@ -123,7 +123,6 @@ def adjust(
         shown = _of_users(part.valid, chosen_users)
         problem, arms = _prepared(at_hand, beside, part.train, shown, family=family, k=k, seed=seed)
         points = {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
-        limit = max_loss if select == "loss" else None
         chosen = {n: selection.select(tried, metric=f"ndcg@{k}", max_loss=limit) for n, tried in points.items()}
     with clock("report"):
         grid = explore.grid(

@@ -341,7 +341,7 @@ def _fit(job: _Job, carved: Split) -> tuple[models.Model, Fit]:
 
 
 def _choose(points: list[selection.Point], settings: Settings) -> selection.Point:
-    limit = settings.max_loss if settings.select == "loss" else None
+    limit = selection.limit(settings.select, settings.max_loss)
     return selection.select(points, metric=f"ndcg@{settings.k}", max_loss=limit)
 
 

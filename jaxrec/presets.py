@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import optax
 
 from jaxrec import models, objectives, optim, samplers
+from jaxrec import select as selection
 from jaxrec.data.interactions import Interactions
 from jaxrec.data.lines import decode
 from jaxrec.models import Model
@@ -108,8 +109,8 @@ class Settings:
     """Validation users that strengths are selected on, drawn at random; None: all."""
     select: Literal["unbiased", "loss"] = "unbiased"
     """Take the best unbiased NDCG on validation, or the best that loses at most `max_loss` of the natural one."""
-    max_loss: float = 0.1
-    """For select=loss."""
+    max_loss: float = selection.MAX_LOSS
+    """For select=loss, and an error with another value without it."""
     k: int = 20
     """The cut-off at which strengths are selected."""
 
@@ -125,8 +126,7 @@ class Settings:
                 raise ValueError(f"{name} must be at least {least[name]}, got {value}")
             if name in _POSITIVE and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        if not 0 <= self.max_loss <= 1:
-            raise ValueError(f"max_loss is the share of the natural NDCG that may be lost, 0 to 1, got {self.max_loss}")
+        selection.limit(self.select, self.max_loss)
 
 
 PAPER_MF = Settings(objective="bpr", l2=1e-3, epochs=100, evaluate_every=10)

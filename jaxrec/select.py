@@ -35,6 +35,7 @@ AT_ONCE = 128  # points that share one computation of the scores, at most
 CHANGES = 1 << 22  # and at most so many points x users or items, whichever are more, for the memory of what they change
 MASKED = 1 << 22  # padded masks of so many entries, which take 40 ms to apply, all get the longest one's width
 LOSSES = (0.05, 0.1, 0.2)  # shares of the natural metric that a trade-off is looked at
+MAX_LOSS = 0.1  # the share that may be lost where none is given
 Family = Literal["gradients", "exposure"]  # what the arm `adjusted` corrects by
 
 
@@ -400,6 +401,24 @@ def _elite(points: Sequence[Point], k: int, *, each: int = 3) -> np.ndarray:
     natural = np.array([p.metrics["natural"][name] for p in points])
     over = [np.maximum((1 - loss) * natural[0] - natural, 0) for loss in LOSSES] + [np.zeros(len(points))]
     return np.stack([np.argsort(-(value - 3 * lost), kind="stable")[:each] for lost in over], axis=1).ravel()
+
+
+def limit(how: str, max_loss: float) -> float | None:
+    """The `max_loss` that `select` is given: none for "unbiased". ValueError for one that would not be read.
+
+    >>> limit("loss", 0.05), limit("unbiased", MAX_LOSS)
+    (0.05, None)
+    """
+    if how not in ("unbiased", "loss"):
+        raise ValueError(f"select must be 'unbiased' or 'loss', got {how!r}")
+    if not 0 <= max_loss <= 1:
+        raise ValueError(f"max_loss is the share of the natural NDCG that may be lost, 0 to 1, got {max_loss}")
+    if how == "unbiased" and max_loss != MAX_LOSS:
+        raise ValueError(
+            f"max_loss {max_loss} is read with select='loss' only, and select is 'unbiased': add select='loss' "
+            "(--select loss), or leave max_loss out"
+        )
+    return max_loss if how == "loss" else None
 
 
 def select(

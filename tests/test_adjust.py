@@ -263,8 +263,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
 
 def test_adjust_may_select_by_what_is_lost(quick: dict[str, list], tables: Tables) -> None:
     held = data.carve(random_interactions(0, U, N, density=0.5), seed=0)
-    for how, strength in (("loss", 0.1), ("unbiased", 1)):
-        options: dict[str, Any] = {"select": how, "max_loss": 0.25, "k": 5, "temperature": 1.0}
+    for how, loss, strength in (("loss", 0.25, 0.1), ("unbiased", 0.1, 1)):
+        options: dict[str, Any] = {"select": how, "max_loss": loss, "k": 5, "temperature": 1.0}
         assert jaxrec.adjust(tables, held.train, unseen(held), **options).strengths == {"a": strength}
 
 
@@ -289,6 +289,9 @@ def test_adjust_tells_what_does_not_fit(world: tuple[data.Split, Tables]) -> Non
         correct.adjust(tables, held.train, unseen(held), family="pushes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="select must be 'unbiased' or 'loss'"):
         correct.adjust(tables, held.train, select="both")  # type: ignore[arg-type]
+    for loss, message in ((3.0, "0 to 1, got 3.0"), (0.05, "max_loss 0.05 is read with select='loss' only")):
+        with pytest.raises(ValueError, match=message):
+            correct.adjust(tables, held.train, max_loss=loss)
     with pytest.raises(ValueError, match=r"leave_out must be one of \['estimate', 'none'\]"):
         correct.adjust(tables, held.train, leave_out="all")  # type: ignore[arg-type]
 

@@ -357,6 +357,7 @@ def test_the_demo_replaces_only_a_demo_and_only_where_it_can_begin(
         ("--select-users=0", "select_users must be at least 1"),
         ("--budget=0", "budget must be at least 1"),
         ("--max-loss=-1", "max_loss is the share"),
+        ("--max-loss=0.05", "add select='loss' (--select loss)"),
     ],
 )
 def test_settings_that_no_run_can_have_are_errors(

@@ -63,7 +63,7 @@ def adjust(
         unknown: What to do with interactions of users or items that have no row.
         family: What to correct by: direction, magnitude, pull and push of gradients, or exposure and pull.
         select: Take the best unbiased NDCG on validation, or the best that loses at most `max_loss` of the natural one.
-        max_loss: For select=loss.
+        max_loss: For select=loss, and an error with another value without it.
         k: The cut-off at which strengths are selected.
         budget: Points tried for the adjustment, and as many for the count control.
         select_users: Validation users that strengths are selected on.
