@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxrec import __version__
 from jaxrec.commands import configure
 from jaxrec.commands.adjust import adjust
 from jaxrec.commands.recommend import recommend
@@ -328,7 +329,7 @@ USAGE = """usage: jaxrec COMMAND [options]
   report RUN... [--out compare.html]
   doctor
 
-`jaxrec COMMAND --help` tells more."""
+`jaxrec COMMAND --help` tells more, `jaxrec --version` which version this is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -354,6 +355,9 @@ def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
+    if args[0] == "--version":
+        print(f"jaxrec {__version__}")
+        return 0
     name, rest = args[0], args[1:]
     if name in OWN:
         OWN[name](rest)

@@ -100,6 +100,7 @@ def adjust(
     temperature, objective: see `frozen.observe`.
 
     Raises:
+        TypeError: interactions or valid that are no `Interactions`.
         ValueError: interactions or valid of another id space than the model, nothing left to validate on, k or select
             that make no sense, and what `adapters.read` refuses.
     """
@@ -406,6 +407,11 @@ def _of_users(parts: Mapping[str, Interactions], users: np.ndarray) -> dict[str,
 
 
 def _want_space(data: Interactions, tables: Tables, what: str) -> None:
+    if not isinstance(data, Interactions):
+        raise TypeError(
+            f"{what} must be Interactions, got {type(data).__name__}; data.from_scipy makes them of a sparse matrix, "
+            "data.from_pairs of users and items"
+        )
     shape = (tables.user.shape[0], tables.item.shape[0])
     if (data.num_users, data.num_items) != shape:
         raise DataError(

@@ -234,7 +234,12 @@ def _positions_chunk(tables: Tables, users: Array, excluded: Array, items: Array
 
 
 def check_tables(tables: Tables) -> tuple[int, int]:
-    """(U, I) of tables whose shapes fit and whose scores are finite; otherwise a ValueError that says which."""
+    """(U, I) of tables whose shapes fit and whose scores are finite; otherwise a ValueError that says which.
+
+    TypeError for what is no Tables, like the Scorer that some models give.
+    """
+    if not isinstance(tables, Tables):
+        raise TypeError(f"Tables are wanted, got {type(tables).__name__}; a Scorer is ranked by `rank.top_k_scores`")
     (num_users, width), (num_items, item_width) = tables.user.shape, tables.item.shape
     if width != item_width:
         raise ValueError(f"user and item rows must be equally wide, got {width} and {item_width}")

@@ -123,8 +123,14 @@ def _load(run: StrPath) -> tuple[dict[str, Any], Split]:
 
 
 def read_history(run: StrPath) -> list[dict[str, Any]]:
-    """The rows of `history.jsonl`."""
-    return [json.loads(line) for line in (Path(run) / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The rows of `history.jsonl`. DataError, with file and line, for one that is damaged."""
+    path, rows = Path(run) / "history.jsonl", []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as problem:
+            raise DataError(f"{path}:{number} is damaged ({problem}); {AGAIN}") from problem
+    return rows
 
 
 def save_tables(run: Path, train: Interactions, plain: Tables, adjusted: Tables) -> None:

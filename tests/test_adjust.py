@@ -279,6 +279,13 @@ def test_without_validation_pairs_those_held_out_are_not_observed_and_others_rep
     assert len(set(quick["reported"])) >= 500
 
 
+def test_adjust_wants_interactions(tables: Tables, interactions: Interactions) -> None:
+    with pytest.raises(TypeError, match=r"interactions must be Interactions, got csr_array; data\.from_scipy makes"):
+        jaxrec.adjust(tables, interactions.to_scipy())
+    with pytest.raises(TypeError, match=r"valid must be Interactions, got dict; data\.from_scipy makes"):
+        jaxrec.adjust(tables, interactions, {"natural": interactions})  # type: ignore[arg-type]
+
+
 def test_adjust_tells_what_does_not_fit(world: tuple[data.Split, Tables]) -> None:
     held, tables = world
     with pytest.raises(DataError, match=r"valid must be in the model's row numbers, 800 users x 300 items, got 1 x 1"):

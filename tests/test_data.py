@@ -53,6 +53,10 @@ def test_threshold_is_counted() -> None:
     assert len(data) == 1
     assert "2 of 3 rows are rated below 4" in data.notes[0]
     assert "1 users and 1 items have none left" in data.notes[0]
+    kept = from_pairs([1, 1, 2], [1, 2, 2], [5, 2, 1], threshold=4, user_ids=np.arange(3), item_ids=np.arange(3))
+    assert kept.notes == ("2 of 3 rows are rated below 4 and are no interactions",)
+    mixed = from_pairs([1, 1, 2], [1, 2, 2], [5, 2, 1], threshold=4, user_ids=np.arange(3))
+    assert mixed.notes[0].endswith("interactions; 1 items have none left and are not in the id space")
 
 
 @pytest.mark.parametrize(

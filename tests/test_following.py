@@ -61,6 +61,12 @@ def test_trackers_see_what_history_holds(followed: tuple[Path, Kept]) -> None:
         assert file.stat().st_size > 200
 
 
+def test_a_damaged_history_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text('{"epoch": 1}\n{"epo')
+    with pytest.raises(data.DataError, match=r"history\.jsonl:2 is damaged .*; make the run again"):
+        runs.read_history(tmp_path)
+
+
 def test_tensorboard_is_read_back(tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 

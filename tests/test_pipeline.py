@@ -16,6 +16,7 @@ import pytest
 from conftest import SMALL, random_interactions
 from scipy import stats
 
+import jaxrec
 from jaxrec import analysis, cli, data, models, objectives, optim, pipeline, rank, runs, samplers, select, testing
 from jaxrec import ledger as ledgers
 from jaxrec.checkpoint import CheckpointError
@@ -381,6 +382,11 @@ def test_output_that_nobody_reads_ends_without_a_traceback() -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jaxrec {jaxrec.__version__}\n"
 
 
 def test_unknown_options_are_errors(tmp_path: Path) -> None:

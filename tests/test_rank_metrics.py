@@ -17,7 +17,7 @@ from sklearn.metrics import ndcg_score
 from jaxrec import metrics, rank
 from jaxrec.data import Interactions, from_pairs, splits
 from jaxrec.metrics import popularity as pop
-from jaxrec.types import Tables
+from jaxrec.types import Scorer, Tables
 
 
 def tables_of(seed: int, users: int = 30, items: int = 20, width: int = 4, levels: int | None = None) -> Tables:
@@ -93,6 +93,11 @@ def test_bad_requests_say_what_to_do(change: dict, error: type[Exception], messa
         users = np.zeros(5_000_000_0, np.int8).astype(np.int32)
     with pytest.raises(error, match=message):
         rank.top_k(tables_of(0), users, request["exclude"], k=request["k"], block=request.get("block"))
+
+
+def test_a_scorer_is_no_tables() -> None:
+    with pytest.raises(TypeError, match=r"Tables are wanted, got Scorer; a Scorer is ranked by `rank\.top_k_scores`"):
+        rank.top_k(Scorer(3, 4, lambda users: users), None, None, k=2)  # type: ignore[arg-type]
 
 
 def test_tables_that_are_not_finite_are_refused_with_the_row() -> None:

@@ -51,12 +51,13 @@ def from_pairs(
     notes: list[str] = []
     if threshold is not None:
         keep = _reaches(rating, threshold, source)
-        lost = [len(np.unique(ids)) - len(np.unique(ids[keep])) for ids in (raw_users, raw_items)]
+        columns = (("users", raw_users, user_ids), ("items", raw_items, item_ids))
+        lost = [
+            f"{len(np.unique(raw)) - len(np.unique(raw[keep])):,} {what}" for what, raw, ids in columns if ids is None
+        ]  # of those with an id map all stay in the id space
         if not keep.all():
-            notes.append(
-                f"{int((~keep).sum()):,} of {len(keep):,} rows are rated below {threshold:g} and are no "
-                f"interactions; {lost[0]:,} users and {lost[1]:,} items have none left and are not in the id space"
-            )
+            note = f"{int((~keep).sum()):,} of {len(keep):,} rows are rated below {threshold:g} and are no interactions"
+            notes.append(note + (f"; {' and '.join(lost)} have none left and are not in the id space" if lost else ""))
         raw_users, raw_items = raw_users[keep], raw_items[keep]
         rating, time = (None if c is None else c[keep] for c in (rating, time))
     user_map, user_rows = _map_ids(raw_users, user_ids, "user", source)
