@@ -125,7 +125,7 @@ class Settings:
             if value is not None and value < least.get(name, value):
                 raise ValueError(f"{name} must be at least {least[name]}, got {value}")
             if name in _POSITIVE and value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+                raise ValueError(f"{name} must be positive, got {value}")
         selection.limit(self.select, self.max_loss)
 
 

@@ -232,7 +232,7 @@ def test_a_user_with_every_item_is_told_before_anything_is_trained(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "change", "more", "message"),
     [
-        (None, {"temperature": 0.0}, {}, "temperature must be positive, got 0.0"),
+        (None, {"objective": "bpr"}, {}, "logq corrects the softmax"),
         (None, {"rows_per_user": 5}, {}, "batch_size must be a multiple of rows_per_user, got 256 and 5"),
         (None, {"backbone": "lightgcn"}, {}, "choose an optimizer of"),
         (None, {}, {"seed": -1}, "seed must be at least 0, got -1"),

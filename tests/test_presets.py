@@ -94,8 +94,8 @@ def test_what_comes_later_changes_nothing_of_it() -> None:
         ({"epochs": True}, "epochs wants int, got True"),
         ({"l2": float("nan")}, "l2 must be finite"),
         ({"l2": -1.0}, "l2 must be at least 0"),
-        ({"learning_rate": -1.0}, r"learning_rate must be above 0, got -1\.0"),
-        ({"temperature": 0}, "temperature must be above 0"),
+        ({"learning_rate": -1.0}, r"learning_rate must be positive, got -1\.0"),
+        ({"temperature": 0}, "temperature must be positive"),
     ],
 )
 def test_settings_made_in_python_are_checked_as_files_are(change: dict[str, Any], message: str) -> None:
