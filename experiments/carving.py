@@ -19,10 +19,10 @@ import tyro
 
 from experiments import contestants
 from experiments.ablation import append, read
-from experiments.contest import NDCG, RULES, Contest, K, chosen_plain
+from experiments.contest import NDCG, RULES, Contest, K, chosen_plain, fitter
 from experiments.contestants import Base
 from experiments.run import RESULTS
-from jaxrec import baselines, ledger, models, pipeline
+from jaxrec import ledger, pipeline
 from jaxrec import select as selection
 from jaxrec.baselines import pc
 from jaxrec.data import registry, splits
@@ -39,10 +39,8 @@ def fitted(data: str, train: Interactions) -> Base:
     """Softmax as the comparison chose it."""
     contest = Contest(data)
     chosen = chosen_plain(RESULTS, contest, "softmax")
-    method = contestants.make("softmax", "mf", train, chosen.options, epochs=contest.epochs)
-    state = baselines.fit_method(method, epochs=chosen.epochs).state
-    assert state.ledger is not None, "bases are made with a ledger"
-    return Base(models.embed(method.model, state.params), state.ledger)
+    base: Base = fitter(contest, contestants.find("softmax", "mf"), chosen, train)(0)
+    return base
 
 
 def arms(base: Base, train: Interactions) -> dict[str, Arm]:

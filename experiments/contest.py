@@ -308,7 +308,7 @@ def _with_arms(
 ) -> dict[str, Any]:
     """The line of a base with candidates of the adjustments that are missing: what was chosen is trained again."""
     plain = Candidate(**line["candidates"][who.name][0])
-    base = _fitter(contest, who, plain, carved.train)(0)
+    base = fitter(contest, who, plain, carved.train)(0)
     problem = _problem(contest, carved)
     pools = _try_arms(contest, who, plain.options, plain.epochs, base, carved, problem, missing)
     more = {name: [_plain(c) for c in front(pool)] for name, pool in pools.items()}
@@ -379,7 +379,7 @@ def _refit(
         alike.setdefault(json.dumps([chosen.options, chosen.epochs]), {})[label] = chosen
     made = False
     for group in alike.values():
-        fit = _fitter(contest, who, next(iter(group.values())), split.train)
+        fit = fitter(contest, who, next(iter(group.values())), split.train)
         for seed in contest.seeds:
             left = {label: chosen for label, chosen in group.items() if (label, seed) not in done}
             fitted = fit(seed) if left else None
@@ -395,7 +395,7 @@ def _refit(
     return made
 
 
-def _fitter(contest: Contest, who: Contestant, chosen: Candidate, train: Interactions) -> Callable[[int], Any]:
+def fitter(contest: Contest, who: Contestant, chosen: Candidate, train: Interactions) -> Callable[[int], Any]:
     """From a seed to a `Base`, to (method, state) after the chosen epochs, or to what a solved contestant ranks by.
     A method is made, and compiled, once for all seeds."""
     if who.kind == "solved":
@@ -421,7 +421,7 @@ def _fitter(contest: Contest, who: Contestant, chosen: Candidate, train: Interac
 
 
 def _ranked(name: str, chosen: Candidate, fitted: Any, arms: Mapping[str, Arm]) -> Tables | Scorer:
-    """What a choice ranks by, from what `_fitter` gave."""
+    """What a choice ranks by, from what `fitter` gave."""
     if isinstance(fitted, Base):
         if "+" not in name:
             return fitted.tables
