@@ -33,6 +33,8 @@ Backbone = Literal["mf", "lightgcn", "two-tower"]
 ADAM: Space = {"learning_rate": Real(1e-3, 5e-2, log=True), "l2": Real(1e-6, 1e-1, log=True)}
 SMALL = 5000  # items: below it, batches share 256 negatives and not 1024, for every method that shares them
 SHARED = 256
+LARGE = 300_000  # interactions: above it, batches on a graph have 16,384 rows for every method. A step propagates over
+LARGE_BATCH = 16_384  # the whole graph, whatever its batch, and so an epoch has as many steps as of a set of 100,000
 
 BASES: dict[str, tuple[Settings, Space]] = {
     "bpr": (replace(presets.LIGHTGCN, backbone="mf", init_scale=0.1, sample_by="interaction"), ADAM),
@@ -194,7 +196,7 @@ def make(name: str, backbone: Backbone, train: Interactions, options: Mapping[st
         raise ValueError(f"{name} is not made for two towers; there are {', '.join(names(backbone))}")
     shared = baselines.registry.ENTRIES[name].settings
     fewer = {"negatives": SHARED} if shared.shared and small and shared.negatives > SHARED else {}
-    return baselines.build(name, train, backbone, **fewer, **options)
+    return baselines.build(name, train, backbone, **fewer, **_batches(backbone, train), **options)
 
 
 def tuned(
@@ -203,7 +205,13 @@ def tuned(
     """Settings of a plain model, with what the tuner chose of them, for a training set."""
     settings = base(name, backbone)[0]
     fewer = {"negatives": SHARED} if settings.shared and train.num_items < SMALL else {}
-    return presets.override(settings, {**options, **fewer, "epochs": epochs}, source=name)
+    given = {**options, **fewer, **_batches(backbone, train), "epochs": epochs}
+    return presets.override(settings, given, source=name)
+
+
+def _batches(backbone: Backbone, train: Interactions) -> dict[str, Any]:
+    """The size of batches, where it isn't a method's own."""
+    return {"batch_size": LARGE_BATCH} if backbone == "lightgcn" and len(train) > LARGE else {}
 
 
 class Base(NamedTuple):

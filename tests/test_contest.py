@@ -63,6 +63,19 @@ def test_unknown_contestants_are_named() -> None:
         contestants.find("nobody", "mf")
 
 
+@pytest.mark.parametrize("name", ["softmax", "macr"])
+def test_batches_grow_with_the_training_set_on_graphs_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = random_interactions()
+    monkeypatch.setattr(contestants, "LARGE_BATCH", 7)
+
+    def size(backbone: contestants.Backbone, large: int) -> int:
+        monkeypatch.setattr(contestants, "LARGE", large)
+        return contestants.make(name, backbone, train, {}, epochs=1).sampler.batch_size
+
+    assert size("lightgcn", len(train) - 1) == 7 != size("lightgcn", len(train))
+    assert size("mf", len(train) - 1) == size("mf", len(train)) != 7
+
+
 def test_two_towers_have_the_plain_bases_only() -> None:
     train = random_interactions()
     for name in contestants.names("two-tower"):
