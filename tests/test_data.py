@@ -55,6 +55,12 @@ def test_threshold_is_counted() -> None:
     assert "1 users and 1 items have none left" in data.notes[0]
     kept = from_pairs([1, 1, 2], [1, 2, 2], [5, 2, 1], threshold=4, user_ids=np.arange(3), item_ids=np.arange(3))
     assert kept.notes == ("2 of 3 rows are rated below 4 and are no interactions",)
+    every = from_pairs(["a", "b", "c"], [1, 2, 3], ratings=[1, 5, 3])
+    assert len(every) == 3
+    assert every.notes == (
+        "ratings are from 1 to 5, and every pair is an interaction; a threshold would keep high ones only",
+    )
+    assert from_pairs(["a", "b"], [1, 2], ratings=[1, 1]).notes == ()
     mixed = from_pairs([1, 1, 2], [1, 2, 2], [5, 2, 1], threshold=4, user_ids=np.arange(3))
     assert mixed.notes[0].endswith("interactions; 1 items have none left and are not in the id space")
 

@@ -24,7 +24,8 @@ def from_pairs(
     """Maps raw ids to row numbers, in sorted order, and merges repeated pairs; ordered by (user, item).
 
     A pair given several times keeps its highest rating and its latest time. With a `threshold` only pairs
-    rated at least that much are interactions; without one every pair is. Both are counted in the `notes`.
+    rated at least that much are interactions; without one every pair is, and where ratings differ a note says so.
+    What went is counted in the `notes`.
     With `user_ids` or `item_ids` those maps are used, and an id outside them is an error (see `reindex`).
 
     Args:
@@ -36,8 +37,12 @@ def from_pairs(
     that are NaN, a threshold without ratings, and a threshold that no pair reaches.
 
     >>> data = from_pairs(["b", "a", "b"], [30, 10, 30], ratings=[1, 5, 4])
-    >>> data.user_ids.tolist(), data.item_ids.tolist(), data.ratings.tolist(), data.notes
-    (['a', 'b'], [10, 30], [5.0, 4.0], ('1 repeated pair merged',))
+    >>> data.user_ids.tolist(), data.item_ids.tolist(), data.ratings.tolist()
+    (['a', 'b'], [10, 30], [5.0, 4.0])
+    >>> for note in data.notes:
+    ...     print(note)
+    1 repeated pair merged
+    ratings are from 1 to 5, and every pair is an interaction; a threshold would keep high ones only
     """
     raw_users, raw_items = _raw_ids(users, "user", source), _raw_ids(items, "item", source)
     if len(raw_users) != len(raw_items):
@@ -65,6 +70,11 @@ def from_pairs(
     rows, merged = merge_rows(user_rows, item_rows, rating, time, num_items=len(item_map))
     if merged:
         notes.append(f"{merged:,} repeated pair{'s' * (merged > 1)} merged")
+    if threshold is None and rating is not None and rating.min() < rating.max():
+        notes.append(
+            f"ratings are from {rating.min():g} to {rating.max():g}, and every pair is an interaction; "
+            "a threshold would keep high ones only"
+        )
     return Interactions(
         rows[0], rows[1], len(user_map), len(item_map), user_map, item_map,
         times=rows[3], ratings=rows[2], notes=tuple(notes),
