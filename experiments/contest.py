@@ -26,11 +26,8 @@ choice that is no longer the one (a base was tuned later, and allows less) are d
 
 from __future__ import annotations
 
-import csv
-import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,7 +40,8 @@ import numpy as np
 
 from experiments import contestants
 from experiments.contestants import ARMS, BASES, Backbone, Base, Contestant
-from jaxrec import baselines, files, metrics, models, tune
+from experiments.kept import Kept
+from jaxrec import baselines, metrics, models, tune
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.baselines import Method
@@ -61,7 +59,6 @@ RULES: dict[str, float | None] = {"unbiased": None, "loss10": 0.1}
 FINE: dict[str, float | None] = {"loss2": 0.02, "loss5": 0.05, "loss20": 0.2}  # for the adjustments of FINE_BASES
 FINE_BASES = ("softmax", "spectral")
 LOSSES = RULES | FINE
-COLUMNS = ("data", "backbone", "method", "seed", "test", "metric", "value")
 KEPT = tuple(f"{name}@{K}" for name in ("recall", "ndcg", "tail_recall", "arp", "coverage"))
 
 
@@ -98,32 +95,32 @@ def run(contest: Contest, results: Path, work: Path, only: tuple[str, ...] = ())
     second rule asks for their natural NDCG."""
     split = registry.load(contest.data).split
     carved = splits.carve(Split(split.train, {}, {}), seed=0)  # tuning has no tests to look at
+    kept = Kept(results, contest.data, contest.backbone)
     everyone = contest.methods or tuple(contestants.names(contest.backbone))
     names = only or everyone
     bases = [name for name in BASES if name in everyone]
     for name in bases + [name for name in names if name not in bases]:
         found = contestants.find(name, contest.backbone)
-        known = _known(results, contest, name)
+        known = kept.line(name)
         begun = time.perf_counter()
         if known is None:
             line = _tune(contest, found, carved)
             line["seconds"] = round(time.perf_counter() - begun, 1)
-            _note(results / "chosen.jsonl", contest, line)
+            kept.note(line)
             print(f"{contest.data} {contest.backbone} {name}: tuned in {line['seconds']:.0f} s", flush=True)
         elif missing := _missing_arms(known, found):
-            _replace(results / "chosen.jsonl", known, _with_arms(contest, found, known, missing, carved))
+            kept.replace(known, _with_arms(contest, found, known, missing, carved))
             spent = time.perf_counter() - begun
             print(f"{contest.data} {contest.backbone} {name}: tried {', '.join(missing)} in {spent:.0f} s", flush=True)
-    lines = {name: _known(results, contest, name) for name in BASES}  # asked for or not
+    lines = {name: kept.line(name) for name in BASES}  # asked for or not
     pools = {name: of["candidates"][name] for name, of in lines.items() if of}
     reference = best_plain({name: [Candidate(**c) for c in pool] for name, pool in pools.items()})
     for name in names:
         begun = time.perf_counter()
-        line = _known(results, contest, name) or {}
+        line = kept.line(name) or {}
         wanted = choices(line, reference)
-        _mark(results, contest, line, wanted)
-        done = _done(results / "rows.csv", contest)
-        if _refit(contest, contestants.find(name, contest.backbone), wanted, split, done, results, work):
+        _mark(kept, line, wanted)
+        if _refit(contest, contestants.find(name, contest.backbone), wanted, split, kept, work):
             spent = time.perf_counter() - begun
             print(f"{contest.data} {contest.backbone} {name}: tested in {spent:.0f} s", flush=True)
         jax.clear_caches()
@@ -342,26 +339,14 @@ def _try_arms(
     return found
 
 
-def _mark(results: Path, contest: Contest, line: Mapping[str, Any], wanted: Mapping[str, Candidate]) -> None:
+def _mark(kept: Kept, line: Mapping[str, Any], wanted: Mapping[str, Candidate]) -> None:
     """Drops rows that were made of another choice, then notes in the line which choices its rows are of."""
     tested = {label: digest(chosen) for label, chosen in wanted.items()}
     old = line.get("tested", {})
     if old == tested:
         return
-    _drop(results / "rows.csv", contest, {label for label in tested if old.get(label) != tested[label]})
-    _replace(results / "chosen.jsonl", line, {**line, "tested": tested})
-
-
-def _note(path: Path, contest: Contest, line: Mapping[str, Any]) -> None:
-    """Adds the line of a contestant, but where another process has tuned it meanwhile."""
-    _rewrite(path, lambda lines: lines if _line(lines, contest, line["method"]) else [*lines, json.dumps(line)])
-
-
-def _drop(path: Path, contest: Contest, labels: Iterable[str]) -> None:
-    """Takes the rows of these labels out."""
-    starts = tuple(f"{contest.data},{contest.backbone},{label}," for label in labels)
-    if path.exists():
-        _rewrite(path, lambda lines: [line for line in lines if not line.startswith(starts)])
+    kept.drop({label for label in tested if old.get(label) != tested[label]})
+    kept.replace(line, {**line, "tested": tested})
 
 
 def _refit(
@@ -369,15 +354,14 @@ def _refit(
     who: Contestant,
     wanted: Mapping[str, Candidate],
     split: Split,
-    done: set[tuple[str, int]],
-    results: Path,
+    kept: Kept,
     work: Path,
 ) -> bool:
     """Trains what was chosen on all training interactions, and writes its rows; False where all are there."""
     alike: dict[str, dict[str, Candidate]] = {}  # what one training serves
     for label, chosen in wanted.items():
         alike.setdefault(json.dumps([chosen.options, chosen.epochs]), {})[label] = chosen
-    made = False
+    done, made = kept.done(), False
     for group in alike.values():
         fit = fitter(contest, who, next(iter(group.values())), split.train)
         for seed in contest.seeds:
@@ -390,7 +374,7 @@ def _refit(
                 same = json.dumps([label.split("@")[0], chosen.strengths])
                 if same not in ranking:  # rules that agree are ranked once
                     ranking = {same: _top_k(_ranked(label.split("@")[0], chosen, fitted, arms), split)}
-                _write(contest, label, seed, ranking[same], split, results, work)
+                _write(label, seed, ranking[same], split, kept, work)
                 made = True
     return made
 
@@ -439,79 +423,24 @@ def _top_k(ranked: Tables | Scorer, split: Split) -> TopK:
     return baselines.top_k(ranked, users, split.train, k=K)
 
 
-def _write(contest: Contest, label: str, seed: int, ranking: TopK, split: Split, results: Path, work: Path) -> None:
+def _write(label: str, seed: int, ranking: TopK, split: Split, kept: Kept, work: Path) -> None:
     """The rows of one seed, after its values by user."""
-    rows: list[str] = []
-    kept = (NDCG,) if label.rpartition("@")[2] in FINE else KEPT
+    rows: list[tuple[str, str, float]] = []
+    names = (NDCG,) if label.rpartition("@")[2] in FINE else KEPT
     by_user: dict[str, Any] = {}
     for test, part in split.tests.items():
         found = metrics.evaluate(ranking, part, split.train, ks=[K])
         by_user |= {test: found.per_user[NDCG].astype(np.float32), f"{test}.users": found.users}
-        for metric in kept:
-            if metric in found.summary:
-                value = f"{found.summary[metric]:.6g}"
-                rows.append(",".join((contest.data, contest.backbone, label, str(seed), test, metric, value)))
-    folder = work / "per_user" / f"{contest.data}.{contest.backbone}"
+        rows += [(test, name, found.summary[name]) for name in names if name in found.summary]
+    folder = work / "per_user" / f"{kept.data}.{kept.backbone}"
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / f"{label}.{seed}.npz", **by_user)
-    _append(results / "rows.csv", rows, first=",".join(COLUMNS))
-
-
-def _append(path: Path, lines: Iterable[str], first: str | None = None) -> None:
-    """Adds lines to a file; one that another process wrote already, once."""
-    head = [] if first is None else [first]
-    _rewrite(path, lambda there: list(dict.fromkeys([*(there or head), *lines])))
-
-
-def _replace(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Puts a line in the place of another one of the same file."""
-    _rewrite(path, lambda lines: [json.dumps(new) if json.loads(text) == old else text for text in lines])
-
-
-def _rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
-    """Changes the lines of a file that several processes may write to: one at a time, and put in place whole, so that
-    who reads it sees what was there before or all that is there now."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        with files.whole(path) as partial:
-            partial.write_text("".join(f"{line}\n" for line in change(there)), encoding="utf-8")
-    finally:
-        os.close(folder)  # and the lock with it
-
-
-def _done(path: Path, contest: Contest) -> set[tuple[str, int]]:
-    """(method, seed) that have rows."""
-    if not path.exists():
-        return set()
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        return {
-            (row["method"], int(row["seed"]))
-            for row in rows
-            if (row["data"], row["backbone"]) == (contest.data, contest.backbone)
-        }
-
-
-def _known(results: Path, contest: Contest, method: str) -> dict[str, Any] | None:
-    """The line of a contestant that is tuned."""
-    path = results / "chosen.jsonl"
-    return _line(path.read_text(encoding="utf-8").splitlines(), contest, method) if path.exists() else None
-
-
-def _line(lines: Iterable[str], contest: Contest, method: str) -> dict[str, Any] | None:
-    for text in lines:
-        line: dict[str, Any] = json.loads(text)
-        if (line["data"], line["backbone"], line["method"]) == (contest.data, contest.backbone, method):
-            return line
-    return None
+    kept.add(label, seed, rows)
 
 
 def chosen_plain(results: Path, contest: Contest, name: str) -> Candidate:
     """What the comparison chose for a plain base. ValueError for one that it has not tuned."""
-    if (line := _known(results, contest, name)) is None:
+    if (line := Kept(results, contest.data, contest.backbone).line(name)) is None:
         raise ValueError(f"{name} is not tuned on {contest.data}, {contest.backbone}; run the comparison there first")
     return Candidate(**line["candidates"][name][0])
 

@@ -11,32 +11,48 @@ also taken with the other mixed to keep as much as it does.
 The wanted natural NDCG is a share of the best plain base's on the natural test, which base being validation's choice.
 Data sets without a natural test are left out.
 
-λ is an estimate itself, from the same users' natural NDCG, so p takes it in: a user's part in a mixture's unbiased NDCG
-is their own value, and what their natural NDCG does to it through λ (the delta method),
-
-    x_u = U + (n/n_b) 1[u in unbiased] (b_u − U) − (n/n_a) 1[u in natural] (dU/dN) (a_u − w_u),
-
-with b_u and a_u the mixture's values, w_u those of the wanted level, U the mean of b, dU/dN the slope between the two
-parts of the mixture, n users in all, n_b and n_a of them in the tests. A mixture that keeps more than is wanted is
-mixed further, which is what the last term takes off. Its mean is U, its standard error that of U.
+How far chance among users may have made a difference is the spread of it over users drawn anew (a bootstrap, one and
+the same for both tests): each time the plain base's natural NDCG, the neighbours in each chain and λ are found again,
+so that p takes in that all of them are estimates. The natural mean of a row without values by user is taken to move as
+the plain base's does, and where those are not known, none moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from experiments.contest import LOSSES, NDCG, label_of
-from experiments.contest_tables import ByUser, Group, after_holm, is_ours, pairs, spread
+from experiments.contest_tables import ByUser, Group, after_holm, is_ours, spread
 from experiments.contestants import BASES
-from jaxrec import metrics
 
 NATURAL, UNBIASED = "natural", "unbiased"
 SHARES = {0.98: "loss2", 0.95: "loss5", 0.9: "loss10", 0.8: "loss20"}  # and the rule by which validation chooses ours
 SHOWN = 0.9  # the one that every method was tuned for
+DRAWS, AT_ONCE = 4000, 200
+
+
+class Drawn(NamedTuple):
+    """A row's mean NDCG in a test: what it is at place 0, then for users drawn anew."""
+
+    means: np.ndarray  # [1 + DRAWS]
+    known: bool  # whether these are of its values by user
+
+
+class Draws(NamedTuple):
+    """What users drawn anew make of the rows of a group."""
+
+    rows: Mapping[str, Mapping[str, Drawn]]  # test -> label
+    users: int
+
+    def natural(self, label: str) -> np.ndarray:
+        return self.rows[NATURAL][label].means
+
+    def unbiased(self, label: str) -> np.ndarray:
+        return self.rows[UNBIASED][label].means
 
 
 class Mixture(NamedTuple):
@@ -46,22 +62,19 @@ class Mixture(NamedTuple):
     unbiased: list[float]  # by seed
     parts: tuple[str, str]  # what is mixed, the more natural one first
     share: float  # λ of the second
-    by_user: np.ndarray | None  # x_u of all users, mean over seeds
-    natural_by_user: np.ndarray | None  # a_u of the natural test's
-    taken_in: bool  # whether x_u knows that λ is an estimate
-
-
-class Level(NamedTuple):
-    """A natural NDCG that is to be kept."""
-
-    mean: float
-    by_user: np.ndarray | None  # w_u
+    drawn: np.ndarray  # [1 + DRAWS] unbiased, mean over seeds
+    natural_drawn: np.ndarray
+    by_user: bool  # whether the unbiased values of its parts are known by user
+    taken_in: bool  # whether the natural ones of all that any draw mixes and of the plain base are, too
 
 
 def applies(group: Group, share: float) -> bool:
     """Whether the data set has both tests, and ours all its seeds."""
-    both = {NATURAL, UNBIASED} <= set(next(iter(group.rows.values())))
-    return both and group.ours(SHARES[share]) in whole(group)
+    return has_both(group) and group.ours(SHARES[share]) in whole(group)
+
+
+def has_both(group: Group) -> bool:
+    return {NATURAL, UNBIASED} <= set(next(iter(group.rows.values())))
 
 
 def plain(group: Group) -> str:
@@ -77,61 +90,81 @@ def chain(group: Group, name: str) -> list[str]:
     return [plain(group)] + [label for label in labels if label in group.rows]
 
 
-def level(group: Group, by_user: ByUser, share: float) -> Level:
-    """That share of the plain base's natural NDCG."""
-    values = by_user.values.get(plain(group), {}).get(NATURAL)
-    return Level(share * natural(group, plain(group)), None if values is None else share * values)
+def draw(group: Group, by_user: ByUser) -> Draws:
+    """The rows' means over users drawn anew, each time those of both tests together (with weights by Poisson's law)."""
+    rng, tests = np.random.default_rng(0), [test for test in (NATURAL, UNBIASED) if test in by_user.users]
+    everyone = np.unique(np.concatenate([by_user.users[test] for test in tests] or [np.zeros(0, np.int64)]))
+    known = {test: [label for label in group.rows if test in by_user.values.get(label, {})] for test in tests}
+    moved: dict[str, list[np.ndarray]] = {test: [] for test in tests}
+    for _ in range(DRAWS // AT_ONCE):
+        weights = rng.poisson(1.0, (AT_ONCE, len(everyone))).astype(np.float32)
+        for test in (test for test in tests if known[test]):
+            of = weights[:, np.searchsorted(everyone, by_user.users[test])]
+            values = np.stack([by_user.values[label][test] for label in known[test]], axis=1)
+            apart = (values - values.mean(axis=0)).astype(np.float32)
+            moved[test].append(of @ apart / of.sum(axis=1, keepdims=True))
+
+    tables = {test: np.concatenate(parts) for test, parts in moved.items() if parts}
+
+    base, still = plain(group), np.zeros(DRAWS)
+    moves = base in known.get(NATURAL, [])
+    as_base = tables[NATURAL][:, known[NATURAL].index(base)] / _mean(group, base, NATURAL) if moves else still
+
+    def drawn(test: str, label: str) -> Drawn:
+        mean = _mean(group, label, test)
+        there = label in known.get(test, []) and (moves or test == UNBIASED)
+        elsewhere = as_base * mean if test == NATURAL else still
+        by = tables[test][:, known[test].index(label)] if there else elsewhere
+        return Drawn(np.concatenate([[mean], mean + by]), there)
+
+    return Draws({t: {label: drawn(t, label) for label in group.rows} for t in (NATURAL, UNBIASED)}, len(everyone))
 
 
-def mixture(group: Group, by_user: ByUser, name: str, wanted: Level) -> Mixture:
-    """A method at a natural NDCG of `wanted`, which the plain base keeps at least."""
+def _mean(group: Group, label: str, test: str) -> float:
+    return float(np.mean(group.rows[label][test][NDCG]))
+
+
+def mixture(group: Group, draws: Draws, name: str, wanted: np.ndarray) -> Mixture:
+    """A method at a natural NDCG of `wanted` [1 + DRAWS], which the plain base keeps at least."""
     labels = chain(group, name)
-    for parts in pairwise(labels):
-        more, less = (natural(group, label) for label in parts)
-        if more >= wanted.mean >= less and more > less:
-            share = (more - wanted.mean) / (more - less)
-            break
-    else:
-        parts, share = (labels[-1], labels[-1]), 0.0
+    naturals = np.stack([draws.natural(label) for label in labels])
+    unbiased = np.stack([draws.unbiased(label) for label in labels])
+    last = len(labels) - 1
+    # Where all keep more, the last one; where a draw has none that keeps as much, the plain base.
+    at, share = np.where(naturals[0] >= wanted, last, 0), np.zeros(wanted.shape)
+    for first in reversed(range(last)):
+        more, less = naturals[first], naturals[first + 1]
+        between = (more >= wanted) & (wanted >= less) & (more > less)
+        at = np.where(between, first, at)
+        share = np.where(between, (more - wanted) / np.where(more > less, more - less, 1.0), share)
+    after, places = np.where(share > 0, np.minimum(at + 1, last), at), np.arange(len(wanted))
 
-    def mixed(test: str) -> list[float]:
-        first, second = (np.asarray(group.rows[label][test][NDCG]) for label in parts)
-        found: list[float] = ((1 - share) * first + share * second).tolist()
+    def mixed(values: np.ndarray) -> np.ndarray:
+        found: np.ndarray = (1 - share) * values[at, places] + share * values[after, places]
         return found
 
-    def values(test: str) -> np.ndarray | None:
-        first, second = (by_user.values.get(label, {}).get(test) for label in parts)
-        return None if first is None or second is None else (1 - share) * first + share * second
+    parts = labels[at[0]], labels[after[0]]
 
-    unbiased, kept = values(UNBIASED), values(NATURAL)
-    parted, off = None, None
-    apart = natural(group, parts[0]) - natural(group, parts[1])
-    if unbiased is not None:
-        if apart and kept is not None and wanted.by_user is not None:
-            off = -(_unbiased(group, parts[0]) - _unbiased(group, parts[1])) / apart * (kept - wanted.by_user)
-        parted = _parts(by_user.users, unbiased, off)
-    return Mixture(mixed(NATURAL), mixed(UNBIASED), parts, share, parted, kept, not apart or off is not None)
+    def by_seed(test: str) -> list[float]:
+        first, second = (np.asarray(group.rows[label][test][NDCG]) for label in parts)
+        found: list[float] = ((1 - share[0]) * first + share[0] * second).tolist()
+        return found
 
-
-def _parts(users: Mapping[str, np.ndarray], unbiased: np.ndarray, off: np.ndarray | None) -> np.ndarray:
-    """x_u from b_u and −(dU/dN) (a_u − w_u), over all users of both tests."""
-    everyone = np.union1d(users[UNBIASED], users[NATURAL])
-    found = np.full(len(everyone), unbiased.mean())
-    at = np.searchsorted(everyone, users[UNBIASED])
-    found[at] += len(everyone) / len(at) * (unbiased - unbiased.mean())
-    if off is not None:
-        at = np.searchsorted(everyone, users[NATURAL])
-        found[at] += len(everyone) / len(at) * (off - off.mean())
-    return found
+    by_user = all(draws.rows[UNBIASED][label].known for label in parts)
+    looked_at = [labels[0], *(labels[n] for n in np.unique([at[share > 0], after[share > 0]]))]
+    taken_in = all(draws.rows[NATURAL][label].known for label in looked_at)
+    return Mixture(
+        by_seed(NATURAL), by_seed(UNBIASED), parts, float(share[0]), mixed(unbiased), mixed(naturals), by_user, taken_in
+    )
 
 
-def _unbiased(group: Group, label: str) -> float:
-    return float(np.mean(group.rows[label][UNBIASED][NDCG]))
-
-
-def natural(group: Group, label: str) -> float:
-    """A row's natural NDCG, mean over seeds."""
-    return float(np.mean(group.rows[label][NATURAL][NDCG]))
+def against(ours: Mixture, other: Mixture, users: int) -> tuple[float, float]:
+    """The difference ours − other and its p, by Student's t of the difference over its spread among the draws."""
+    apart = ours.drawn - other.drawn
+    error = float(np.std(apart[1:]))
+    if error <= 1e-12:
+        return float(apart[0]), 1.0 if abs(apart[0]) <= 1e-12 else 0.0
+    return float(apart[0]), float(2 * special.stdtr(users - 1, -abs(apart[0]) / error))
 
 
 def whole(group: Group) -> list[str]:
@@ -141,51 +174,50 @@ def whole(group: Group) -> list[str]:
 
 
 def compare(
-    group: Group, by_user: ByUser, share: float
+    group: Group, draws: Draws, share: float
 ) -> tuple[str, dict[str, Mixture], dict[str, tuple[float, float]]]:
     """Ours, by validation; all mixtures from the best down; difference ours − other and p after Holm."""
-    wanted, ours = level(group, by_user, share), group.ours(SHARES[share])
-    found = {name: mixture(group, by_user, name, wanted) for name in whole(group)}
+    wanted, ours = share * draws.natural(plain(group)), group.ours(SHARES[share])
+    found = {name: mixture(group, draws, name, wanted) for name in whole(group)}
     ranked = dict(sorted(found.items(), key=lambda one: -float(np.mean(one[1].unbiased))))
-    values = {name: {UNBIASED: one.by_user} for name, one in ranked.items() if one.by_user is not None}
-    others = [name for name in ranked if not is_ours(name)]
-    return ours, ranked, pairs(values, ours, others, UNBIASED)
+    known = [name for name in ranked if not is_ours(name) and ranked[name].by_user and ranked[ours].by_user]
+    return ours, ranked, after_holm({name: against(ranked[ours], ranked[name], draws.users) for name in known})
 
 
 def as_natural(
-    group: Group, by_user: ByUser, ours: str, ranked: Mapping[str, Mixture], wanted: Level
+    group: Group, draws: Draws, ours: str, ranked: Mapping[str, Mixture], wanted: np.ndarray
 ) -> dict[str, tuple[float, float]]:
     """Difference and p after Holm from each other method, both keeping as much as the one of the two that keeps more.
 
-    The plain base is left out: whoever keeps as much as it does is mixed of nothing but it.
+    The plain base is left out, and who keeps more than it does: to keep as much, ours is mixed of nothing but it.
     """
     found: dict[str, tuple[float, float]] = {}
+    all_of_it = draws.natural(plain(group))[0]
     for other in (name for name in ranked if not is_ours(name) and name != plain(group)):
-        most = max((ranked[name] for name in (ours, other)), key=lambda one: float(np.mean(one.natural)))
-        kept = float(np.mean(most.natural))
-        at = Level(kept, most.natural_by_user) if kept > wanted.mean + 1e-9 else wanted
-        mine, theirs = (mixture(group, by_user, name, at).by_user for name in (ours, other))
-        if mine is not None and theirs is not None:
-            found[other] = float(np.mean(mine - theirs)), metrics.paired_test(mine, theirs)
+        most = max((ranked[name].natural_drawn for name in (ours, other)), key=lambda drawn: float(drawn[0]))
+        at = most if most[0] > wanted[0] + 1e-9 else wanted
+        mine, theirs = (mixture(group, draws, name, at) for name in (ours, other))
+        if mine.by_user and theirs.by_user and at[0] < all_of_it:
+            found[other] = against(mine, theirs, draws.users)
     return after_holm(found)
 
 
-def summary(groups: list[Group], by_user: list[ByUser]) -> list[str]:
+def summary(groups: list[tuple[Group, Draws]]) -> list[str]:
     """A line for each group with both tests and each share: ours, the best other method, the difference, and the
     largest p against any other, which need not be that of the best one; and the least difference by `as_natural`."""
     columns = "data, backbone | natural kept | ours | NDCG@20 unbiased | best other | NDCG@20 unbiased"
     head = f"{columns} | difference | p, Holm | largest p, Holm | least, both as natural"
     lines = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
-    for group, values in zip(groups, by_user, strict=True):
+    for group, of in groups:
         for share in (share for share in SHARES if applies(group, share)):
-            ours, ranked, tested = compare(group, values, share)
+            ours, ranked, tested = compare(group, of, share)
             best = next(name for name in ranked if not is_ours(name))
             cells = [f"{group.data}, {group.backbone}", f"{share:.0%}", ours, spread(ranked[ours].unbiased)]
             cells += [best, spread(ranked[best].unbiased)]
             cells += _cells(tested, ranked, ours, best)
             least = max(tested, key=lambda name: tested[name][1], default=best)
             cells.append(f"{tested[least][1]:.2g} ({least})" if least in tested else "")
-            equal = as_natural(group, values, ours, ranked, level(group, values, share))
+            equal = as_natural(group, of, ours, ranked, share * of.natural(plain(group)))
             worst = min(equal, key=lambda name: equal[name][0], default=best)
             cells.append(f"{equal[worst][0]:+.4f}, {equal[worst][1]:.2g} ({worst})" if worst in equal else "")
             lines.append("| " + " | ".join(cells) + " |")
@@ -202,9 +234,9 @@ def _cells(
     return [f"{difference:+.4f}", f"{p:.2g}" + ("" if ranked[ours].taken_in and ranked[other].taken_in else " ‡")]
 
 
-def table(group: Group, values: ByUser, share: float) -> list[str]:
+def table(group: Group, draws: Draws, share: float) -> list[str]:
     """Every method of a group at one share, from the best down."""
-    ours, ranked, tested = compare(group, values, share)
+    ours, ranked, tested = compare(group, draws, share)
     lines = ["| method | unbiased ndcg@20 | natural ndcg@20 | mixed of | ours − it | p, Holm |", "|---" * 6 + "|"]
     for name, one in ranked.items():
         shown = f"**{name}** (ours)" if name == ours else name
@@ -217,21 +249,23 @@ def table(group: Group, values: ByUser, share: float) -> list[str]:
 
 def page(groups: list[Group], by_user: list[ByUser]) -> str:
     """The whole page, as Markdown."""
+    both = [(group, draw(group, values)) for group, values in zip(groups, by_user, strict=True) if has_both(group)]
     parts = [
         "# Methods at equal natural accuracy",
         "Made by `python -m experiments.tables methods` from the same rows as [methods](methods.md); "
         "`experiments/equal.py` says how methods are mixed. NDCG@20 on the tests, mean ± sd over seeds; differences "
-        "are paired by user, p by Student's t, corrected by Holm's method over all other methods. It takes in that "
-        "shares are set on the natural test's users, but for those with a ‡, where natural values by user of ours, of "
-        "the other method or of the plain base are not kept; it does not know of the one choice made on validation. "
+        f"are paired by user, p by Student's t of the difference over its spread among {DRAWS:,} draws of the users, "
+        "corrected by Holm's method over all other methods. It takes in that mixtures are set on the natural test's "
+        "users, but for those with a ‡, where some natural values by user of ours, of the other method or of the plain "
+        "base are not kept; it knows neither of chance among seeds nor of the one choice made on validation. "
         "Adjustments of softmax and of spectral tables have choices for losses of 2, 5, 10 and 20 %, all other methods "
         f"for 10 % only, so {SHOWN:.0%} is the one level that all were asked for, if not with as many tries at it "
         "([methods](methods.md)); a method whose choice keeps less is mixed with the plain base.",
         "## Where ours stands",
-        "\n".join(summary(groups, by_user)),
+        "\n".join(summary(both)),
     ]
-    for group, values in zip(groups, by_user, strict=True):
+    for group, of in both:
         if applies(group, SHOWN):
             parts += [f"## {group.data}, {group.backbone}: {SHOWN:.0%} of the plain base's natural NDCG"]
-            parts += ["\n".join(table(group, values, SHOWN))]
+            parts += ["\n".join(table(group, of, SHOWN))]
     return "\n\n".join(parts) + "\n"

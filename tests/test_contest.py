@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 from conftest import random_interactions
+from scipy import stats
 
-from experiments import contest, contest_tables, contestants, equal, tables
+from experiments import contest, contest_tables, contestants, equal, kept, tables
 from experiments.contest import NDCG, Candidate, Contest, choose, front
 from jaxrec import baselines, frozen, ledger, models, rank
 from jaxrec.data import Split, registry, splits
@@ -106,7 +107,7 @@ def test_rows_hold_every_method_seed_and_test(small: tuple) -> None:
     _job, folder = small
     with (folder / "results" / "rows.csv").open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        assert tuple(reader.fieldnames or ()) == contest.COLUMNS
+        assert tuple(reader.fieldnames or ()) == kept.COLUMNS
         rows = list(reader)
     keys = [(r["method"], r["seed"], r["test"], r["metric"]) for r in rows]
     assert len(set(keys)) == len(keys)
@@ -170,27 +171,27 @@ def test_an_arm_that_came_later_is_tried_on_the_base_that_was_chosen(small: tupl
 
 def test_lines_that_another_process_wrote_are_not_written_again(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    contest._append(path, ["a,1", "b,2"], first="name,value")
-    contest._append(path, ["b,2", "c,3"], first="name,value")
+    kept.append(path, ["a,1", "b,2"], first="name,value")
+    kept.append(path, ["b,2", "c,3"], first="name,value")
     assert path.read_text(encoding="utf-8").splitlines() == ["name,value", "a,1", "b,2", "c,3"]
 
 
 def test_a_contestant_that_another_process_tuned_is_not_noted_twice(tmp_path: Path) -> None:
-    path, mine = tmp_path / "chosen.jsonl", Contest("synthetic")
+    mine = kept.Kept(tmp_path, "synthetic", "mf")
     line = {"data": "synthetic", "backbone": "mf", "method": "bpr"}
     for seconds, name in enumerate(["bpr", "softmax", "bpr"]):
-        contest._note(path, mine, line | {"method": name, "seconds": seconds})
-    found = [json.loads(text) for text in path.read_text().splitlines()]
+        mine.note(line | {"method": name, "seconds": seconds})
+    found = [json.loads(text) for text in mine.lines.read_text().splitlines()]
     assert [(one["method"], one["seconds"]) for one in found] == [("bpr", 0), ("softmax", 1)]
 
 
 def test_what_is_there_stays_where_a_change_fails(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    contest._append(path, ["a,1", "b,2"])
+    kept.append(path, ["a,1", "b,2"])
     with pytest.raises(ZeroDivisionError):
-        contest._rewrite(path, lambda lines: lines[: 1 // 0])
+        kept.rewrite(path, lambda lines: lines[: 1 // 0])
     assert path.read_text() == "a,1\nb,2\n"
-    contest._append(path, ["c,3"])  # the lock is free again
+    kept.append(path, ["c,3"])  # the lock is free again
     assert path.read_text() == "a,1\nb,2\nc,3\n"
     assert [file.name for file in tmp_path.iterdir()] == ["rows.csv"]
 
@@ -271,55 +272,65 @@ def group_of(points: dict[str, tuple[float, float]]) -> contest_tables.Group:
     return contest_tables.Group("data", "mf", rows, pools, 0.4, [])
 
 
+def at_level(natural: float) -> np.ndarray:
+    return np.full(1 + equal.DRAWS, natural)
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equal, "DRAWS", 20)
+    monkeypatch.setattr(equal, "AT_ONCE", 10)
+
+
+@pytest.mark.usefixtures("few_draws")
 def test_a_mixture_keeps_the_natural_accuracy_that_is_wanted() -> None:
     points = {"softmax": (0.4, 0.1), "bpr": (0.3, 0.1)}
     points |= {"softmax+pc@loss5": (0.38, 0.12), "softmax+pc@loss10": (0.36, 0.2), "softmax+pc": (0.3, 0.26)}
     group = group_of(points)
-    rng = np.random.default_rng(0)
-    values = {label: {"unbiased": unbiased + rng.normal(0, 0.01, 50)} for label, (_, unbiased) in points.items()}
-    by_user = contest_tables.ByUser({"natural": np.arange(60), "unbiased": np.arange(50)}, values)
+    draws = equal.draw(group, contest_tables.ByUser({}, {}))
     assert equal.chain(group, "softmax+pc") == ["softmax", "softmax+pc@loss5", "softmax+pc@loss10", "softmax+pc"]
     for wanted, unbiased, parts, share in [
         (0.39, 0.11, ("softmax", "softmax+pc@loss5"), 0.5),
         (0.365, 0.18, ("softmax+pc@loss5", "softmax+pc@loss10"), 0.75),
         (0.345, 0.215, ("softmax+pc@loss10", "softmax+pc"), 0.25),
     ]:
-        found = equal.mixture(group, by_user, "softmax+pc", equal.Level(wanted, None))
+        found = equal.mixture(group, draws, "softmax+pc", at_level(wanted))
         assert (found.parts, found.share) == (parts, pytest.approx(share))
-        assert np.mean(found.natural) == pytest.approx(wanted)
+        assert np.mean(found.natural) == pytest.approx(wanted) == found.natural_drawn[0]
         assert found.unbiased == pytest.approx([unbiased - 0.01, unbiased + 0.01])
-        a, b = (values[part]["unbiased"] for part in parts)
-        assert found.by_user is not None
-        mixed = (1 - share) * a + share * b  # of the first 50 of 60 users
-        np.testing.assert_allclose(found.by_user[:50], mixed.mean() + 1.2 * (mixed - mixed.mean()))
-        np.testing.assert_allclose(found.by_user[50:], mixed.mean())
-    least = equal.mixture(group, by_user, "softmax+pc", equal.Level(0.2, None))  # nothing of it keeps as little
+        assert found.drawn == pytest.approx(np.full(21, unbiased))  # nothing is known by user
+        assert not found.by_user
+    least = equal.mixture(group, draws, "softmax+pc", at_level(0.2))  # nothing of it keeps as little
     assert (least.parts, np.mean(least.natural)) == (("softmax+pc", "softmax+pc"), pytest.approx(0.3))
+    most = equal.mixture(group, draws, "softmax+pc", at_level(0.41))  # nor as much
+    assert (most.parts, most.unbiased) == (("softmax", "softmax"), group.rows["softmax"]["unbiased"][NDCG])
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_who_keeps_less_than_wanted_is_mixed_with_the_plain_base() -> None:
     group = group_of({"softmax": (0.4, 0.1), "macr@loss10": (0.2, 0.3), "macr": (0.1, 0.3)})
-    found = equal.mixture(group, contest_tables.ByUser({}, {}), "macr", equal.Level(0.36, None))
+    found = equal.mixture(group, equal.draw(group, contest_tables.ByUser({}, {})), "macr", at_level(0.36))
     assert (found.parts, found.share) == (("softmax", "macr@loss10"), pytest.approx(0.2))
     assert np.mean(found.unbiased) == pytest.approx(0.14)
-    assert found.by_user is None
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_two_methods_are_compared_where_both_keep_as_much() -> None:
     points = {"softmax": (0.4, 0.1), "softmax+adjusted": (0.3, 0.2), "softmax+pc": (0.38, 0.13), "macr": (0.2, 0.18)}
+    points["ccl"] = (0.41, 0.1)  # more than the plain base, which no mixture of ours keeps
     group = group_of(points)
     noise = np.random.default_rng(0).normal(0, 0.01, 50)
     values = {label: {"unbiased": unbiased + noise} for label, (_, unbiased) in points.items()}
-    by_user = contest_tables.ByUser({"natural": np.arange(50), "unbiased": np.arange(50)}, values)
-    wanted = equal.Level(0.32, None)
-    ranked = {name: equal.mixture(group, by_user, name, wanted) for name in points}
-    found = equal.as_natural(group, by_user, "softmax+adjusted", ranked, wanted)
+    users = {"natural": np.arange(50), "unbiased": np.arange(50)}
+    draws, wanted = equal.draw(group, contest_tables.ByUser(users, values)), at_level(0.32)
+    ranked = {name: equal.mixture(group, draws, name, wanted) for name in points}
+    found = equal.as_natural(group, draws, "softmax+adjusted", ranked, wanted)
     assert sorted(found) == ["macr", "softmax+pc"]
     assert found["softmax+pc"][0] == pytest.approx(0.12 - 0.13)  # at .38, all that pc can lose
     assert found["macr"][0] == pytest.approx(0.18 - (0.1 + 0.08 * 0.4))  # at .32, as wanted
 
 
-def test_the_error_of_a_difference_is_that_of_shares_set_anew() -> None:
+def test_the_error_of_a_difference_takes_in_that_mixtures_are_set_on_the_same_users() -> None:
     rng = np.random.default_rng(0)
     users = {"natural": np.arange(0, 400), "unbiased": np.arange(100, 420)}
     level = {"softmax": (0.4, 0.1), "softmax+adjusted": (0.25, 0.2), "macr": (0.3, 0.13)}
@@ -329,31 +340,58 @@ def test_the_error_of_a_difference_is_that_of_shares_set_anew() -> None:
         suits = taste + rng.normal(0, 0.1, 420)  # whom a method suits, it suits in both tests
         noise = {t: rng.normal(0, 0.1, 420) for t in users}
         values[label] = {t: m + (suits + noise[t])[users[t]] for t, m in zip(users, means, strict=True)}
+    mean = {label: {t: float(np.mean(v)) for t, v in tests.items()} for label, tests in values.items()}
+    plain = mean["softmax"]
 
-    def difference(weight: np.ndarray) -> float:
-        mean = {
-            label: {t: float(np.average(v, weights=weight[users[t]])) for t, v in tests.items()}
-            for label, tests in values.items()
-        }
-        plain, found = mean["softmax"], []
-        for label in ("softmax+adjusted", "macr"):
-            share = 0.1 * plain["natural"] / (plain["natural"] - mean[label]["natural"])
-            found.append(plain["unbiased"] + share * (mean[label]["unbiased"] - plain["unbiased"]))
-        return found[0] - found[1]
+    def part(label: str, *, known: bool) -> tuple[float, np.ndarray]:
+        """U and, by the delta method, what each of the 420 users has to do with it. U = b + λ (m − b), where λ =
+        .1 N / (N − n) for natural NDCG of N (plain) and n: a user's part in N and n moves λ, too."""
+        slope = (mean[label]["unbiased"] - plain["unbiased"]) / (plain["natural"] - mean[label]["natural"])
+        share = 0.1 * plain["natural"] / (plain["natural"] - mean[label]["natural"])
+        of = np.zeros(420)
+        unbiased = values["softmax"]["unbiased"] + share * (values[label]["unbiased"] - values["softmax"]["unbiased"])
+        of[users["unbiased"]] += (unbiased - unbiased.mean()) / 320
+        if not known:
+            lost = values["softmax"]["natural"] - values[label]["natural"]
+            moved = slope * (0.1 * values["softmax"]["natural"] - share * lost)
+            of[users["natural"]] += (moved - moved.mean()) / 400
+        return float(unbiased.mean()), of
 
-    drawn = [difference(np.bincount(rng.integers(0, 420, 420), minlength=420).astype(float)) for _ in range(2000)]
-    points = {k: (float(np.mean(v["natural"])), float(np.mean(v["unbiased"]))) for k, v in values.items()}
-    group, by_user = group_of(points), contest_tables.ByUser(users, values)
-    wanted = equal.level(group, by_user, 0.9)
-    one, other = (equal.mixture(group, by_user, n, wanted) for n in ("softmax+adjusted", "macr"))
-    assert one.by_user is not None
-    assert other.by_user is not None
-    apart = one.by_user - other.by_user
-    assert np.mean(apart) == pytest.approx(difference(np.ones(420)))
-    assert np.std(apart, ddof=1) / np.sqrt(420) == pytest.approx(np.std(drawn), rel=0.1)
-    loose = contest_tables.ByUser(users, {k: {"unbiased": v["unbiased"]} for k, v in values.items()})
-    known = [equal.mixture(group, loose, n, wanted).by_user for n in ("softmax+adjusted", "macr")]
-    assert np.std(known[0] - known[1]) < 0.95 * np.std(apart)  # what taking the shares as known leaves out
+    points = {k: (v["natural"], v["unbiased"]) for k, v in mean.items()}
+    group = group_of(points)
+    for known in (False, True):
+        kept = {k: {t: v[t] for t in ("unbiased", "natural")[: 1 if known else 2]} for k, v in values.items()}
+        draws = equal.draw(group, contest_tables.ByUser(users, kept))
+        wanted = 0.9 * draws.natural("softmax")
+        one, other = (equal.mixture(group, draws, name, wanted) for name in ("softmax+adjusted", "macr"))
+        (a, by_a), (b, by_b) = (part(name, known=known) for name in ("softmax+adjusted", "macr"))
+        error = float(np.sqrt(np.sum((by_a - by_b) ** 2)))
+        difference, p = equal.against(one, other, draws.users)
+        assert difference == pytest.approx(a - b)
+        assert np.std((one.drawn - other.drawn)[1:]) == pytest.approx(error, rel=0.1)
+        assert p == pytest.approx(2 * stats.t.sf(abs(a - b) / error, 419), rel=0.5)
+        assert one.taken_in == other.taken_in == (not known)
+    assert equal.against(one, one, 420) == (0.0, 1.0)
+
+
+def test_a_difference_that_hangs_on_where_chains_bend_has_the_larger_error() -> None:
+    """At a choice of its own a method may in some draws be mixed with the choice before, in others with that after."""
+    rng = np.random.default_rng(0)
+    points = {"softmax": (0.4, 0.1), "softmax+adjusted@loss10": (0.36, 0.2), "softmax+adjusted": (0.35, 0.1)}
+    group = group_of(points | {"macr": (0.3, 0.18)})
+    noise = rng.normal(0, 0.1, (5, 2, 300))
+    values = {
+        label: {t: m + noise[n, s] for s, (t, m) in enumerate(zip(("natural", "unbiased"), means, strict=True))}
+        for n, (label, means) in enumerate(zip(group.rows, [*points.values(), (0.3, 0.18)], strict=True))
+    }
+    exact = {k: {t: v - v.mean() + np.mean(group.rows[k][t][NDCG]) for t, v in of.items()} for k, of in values.items()}
+    users = {"natural": np.arange(300), "unbiased": np.arange(300)}
+    draws = equal.draw(group, contest_tables.ByUser(users, exact))
+    found = equal.mixture(group, draws, "softmax+adjusted", 0.9 * draws.natural("softmax"))
+    assert (found.unbiased, found.natural) == (pytest.approx([0.19, 0.21]), pytest.approx([0.35, 0.37]))
+    before, after = (draws.unbiased(n) for n in ("softmax+adjusted@loss10", "softmax+adjusted"))
+    assert found.drawn[1:].mean() < before[1:].mean() - 0.01  # what lies beyond the bend is in it
+    assert np.std(found.drawn[1:]) > 1.5 * max(np.std(before[1:]), np.std(after[1:]))
 
 
 def test_a_method_without_all_its_seeds_takes_no_part_at_equal_accuracy() -> None:
