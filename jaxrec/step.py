@@ -188,6 +188,8 @@ def _make(
     l2: float,
 ) -> Step:
     """What both kinds of steps share: the way to the scored rows and back."""
+    if observation is not None and observation.gradients not in ("raw", "corrected"):
+        raise ValueError(f'gradients must be "raw" or "corrected", got {observation.gradients!r}')
     if isinstance(optimizer, RowOptimizer) and not model.tables_are_params:
         raise ValueError("a row-sparse optimiser wants a model whose tables are its parameters; use an optax one")
     if isinstance(optimizer, RowOptimizer) and l2 and model.penalized is not None:

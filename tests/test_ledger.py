@@ -26,6 +26,12 @@ def run(step, sampler, state: TrainState, steps: int) -> tuple[TrainState, list[
     return state, batches, states
 
 
+def test_gradients_of_another_name_are_refused() -> None:
+    model = models.mf(3, 3, 2)
+    with pytest.raises(ValueError, match='must be "raw" or "corrected", got \'Raw\''):
+        make_step(model, objectives.bpr(), optim.row_sgd(0.1), observation=Observation(gradients="Raw"))  # type: ignore[arg-type]
+
+
 CASES = [  # log_q is for negatives that rows share
     (objective, kind, normalised)
     for objective in sorted(OBJECTIVES)
