@@ -133,7 +133,7 @@ def group_table(group: Group, rule: str, values: Mapping[str, Mapping[str, np.nd
     tests = sorted(next(iter(group.rows.values())), reverse=True)  # unbiased first
     main = tests[0]
     ours = label_of(group.ours(rule), rule)
-    ranked = sorted(labels, key=lambda label: (not keeps(group, label, rule), -_mean(group, label, main, NDCG)))
+    ranked = sorted(labels, key=lambda label: (not keeps(group, label, rule), -mean_of(group, label, main, NDCG)))
     paired = pairs(values, ours, [label for label in ranked if not is_ours(label.split("@")[0])], main)
     heads = [f"{test} {metric}" for test in tests for metric in SHOWN]
     lines = ["| method | " + " | ".join(heads) + " | ours − it | p, Holm |", "|---" * (len(heads) + 3) + "|"]
@@ -228,7 +228,7 @@ def gather(group: Group, results: Path, work: Path | None) -> ByUser:
             users[test] = by_user
             continue
         values[label][test] = by_user.astype(np.float64)
-        apart = abs(float(np.mean(values[label][test])) - _mean(group, label, test, NDCG))
+        apart = abs(float(np.mean(values[label][test])) - mean_of(group, label, test, NDCG))
         if apart > 1e-4:  # what rounding to float16 may do
             raise ValueError(
                 f"{group.data}, {group.backbone}: {label} is {apart:.4f} apart in {test} NDCG between {kept.name} and "
@@ -287,7 +287,7 @@ def summary(groups: list[Group], by_user: list[ByUser]) -> list[str]:
             keeping = [label for label in others if keeps(group, label, rule)]
             if ours not in group.rows or not keeping:
                 continue
-            best = max(keeping, key=lambda label: _mean(group, label, tests[0], NDCG))
+            best = max(keeping, key=lambda label: mean_of(group, label, tests[0], NDCG))
             pair = pairs(values, ours, others, tests[0]).get(best)
             shown = ["", ""] if pair is None else [f"{pair[0]:+.4f}", f"{pair[1]:.2g}"]
             cells = [f"{group.data}, {group.backbone}", rule, tests[0], ours.split("@")[0]]
@@ -334,7 +334,7 @@ def spread(values: list[float], digits: int = 4) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
-def _mean(group: Group, label: str, test: str, metric: str) -> float:
+def mean_of(group: Group, label: str, test: str, metric: str) -> float:
     return float(np.mean(group.rows[label][test][metric]))
 
 
@@ -345,6 +345,6 @@ def _marked(group: Group, labels: list[str], label: str, test: str, metric: str)
     text = spread(group.rows[label][test][metric], 1 if metric.startswith("arp") else 4)
     if metric.startswith("arp"):
         return text
-    order = sorted((_mean(group, other, test, metric) for other in labels), reverse=True)
-    place = order.index(_mean(group, label, test, metric))
+    order = sorted((mean_of(group, other, test, metric) for other in labels), reverse=True)
+    place = order.index(mean_of(group, label, test, metric))
     return f"**{text}**" if place == 0 else f"_{text}_" if place == 1 else text

@@ -26,7 +26,7 @@ import numpy as np
 from scipy import special
 
 from experiments.contest import LOSSES, NDCG, label_of
-from experiments.contest_tables import ByUser, Group, after_holm, is_ours, spread
+from experiments.contest_tables import ByUser, Group, after_holm, is_ours, mean_of, spread
 from experiments.contestants import BASES
 
 NATURAL, UNBIASED = "natural", "unbiased"
@@ -108,20 +108,16 @@ def draw(group: Group, by_user: ByUser) -> Draws:
 
     base, still = plain(group), np.zeros(DRAWS)
     moves = base in known.get(NATURAL, [])
-    as_base = tables[NATURAL][:, known[NATURAL].index(base)] / _mean(group, base, NATURAL) if moves else still
+    as_base = tables[NATURAL][:, known[NATURAL].index(base)] / mean_of(group, base, NATURAL, NDCG) if moves else still
 
     def drawn(test: str, label: str) -> Drawn:
-        mean = _mean(group, label, test)
+        mean = mean_of(group, label, test, NDCG)
         there = label in known.get(test, []) and (moves or test == UNBIASED)
         elsewhere = as_base * mean if test == NATURAL else still
         by = tables[test][:, known[test].index(label)] if there else elsewhere
         return Drawn(np.concatenate([[mean], mean + by]), there)
 
     return Draws({t: {label: drawn(t, label) for label in group.rows} for t in (NATURAL, UNBIASED)}, len(everyone))
-
-
-def _mean(group: Group, label: str, test: str) -> float:
-    return float(np.mean(group.rows[label][test][NDCG]))
 
 
 def mixture(group: Group, draws: Draws, name: str, wanted: np.ndarray) -> Mixture:
