@@ -96,7 +96,7 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Contest("lastfm-both", "lightgcn", methods=ON_GRAPHS),
         Contest("ml-100k-temporal", "lightgcn", methods=ON_GRAPHS),
         Contest("ml-1m", "lightgcn", methods=("softmax",), seeds=(0, 1, 2), trials=3),
-        Contest("gowalla-both", "lightgcn", methods=("softmax",), seeds=(0, 1), trials=3),
+        Contest("gowalla-both", "lightgcn", methods=("softmax",), seeds=(0, 1, 2), trials=3),
         Contest("coat", "two-tower"),
         Contest("ml-100k", "two-tower"),
     ),
