@@ -89,7 +89,8 @@ def adjust(
 ) -> Adjusted:
     """Reads the ledger off a trained model, selects strengths on validation pairs, and corrects the tables.
 
-    model: whatever `adapters.read` takes; interactions: what it was trained on, in its row numbers.
+    model: whatever `adapters.read` takes; interactions: what it was trained on, in its row numbers,
+        with its ids where it has some.
     valid: natural pairs that it was not trained on. The unbiased part is drawn from them, at most `per_item` of each
         item (`uniform_part`). Without it, see the module's text.
     family: what to correct by, see `select.arms`.
@@ -109,7 +110,7 @@ def adjust(
         raise ValueError(f"leave_out must be one of {sorted(HOW)}, got {leave_out!r}")
     two, clock = adapters.read(model), pipeline.Clock()
     tables = two.tables
-    _want_space(interactions, tables, "interactions")
+    _want_space(interactions, two, "interactions")
     with clock("hold out"):
         part, at_hand, notes = _validation(tables, interactions, valid, per_item, leave_out, seed)
     with clock("observe"):
@@ -370,9 +371,12 @@ def _validation(
         # A copy, so that the caller sees that these are not the tables of all interactions.
         at_hand = kept._replace(user=jnp.array(kept.user))
         return carved, at_hand, (*carved.notes, SEEN.format(how=HOW[how]))
-    _want_space(valid, tables, "valid")
+    _want_interactions(valid, "valid")
     if not same_space(valid, interactions):
-        raise DataError("valid has other ids than the interactions; `data.reindex` brings both to the model's ids")
+        raise DataError(
+            f"valid must have the rows and ids of the interactions, {interactions!r}, got {valid!r}; `data.reindex` "
+            "brings both to the model's ids"
+        )
     also = contains(interactions, valid.keys)
     notes = [f"valid: {int(also.sum()):,} of {len(valid):,} pairs are also in the interactions, and left out"]
     natural = valid.select(~also)
@@ -406,15 +410,28 @@ def _of_users(parts: Mapping[str, Interactions], users: np.ndarray) -> dict[str,
     return found
 
 
-def _want_space(data: Interactions, tables: Tables, what: str) -> None:
+def _want_space(data: Interactions, model: adapters.TwoTower, what: str) -> None:
+    """That rows mean the same users and items: where a model does not know ids, row numbers are all there is."""
+    _want_interactions(data, what)
+    cure = "`data.reindex(data, model.user_ids, model.item_ids)` moves them"
+    for side, given in (("user", data.user_ids), ("item", data.item_ids)):
+        own = getattr(model, f"{side}_ids")
+        if len(given) != len(own):
+            raise DataError(
+                f"{what} must be in the model's row numbers, {len(model.user_ids)} users x {len(model.item_ids)} "
+                f"items, got {data.num_users} x {data.num_items}; {cure}"
+            )
+        if not np.array_equal(own, np.arange(len(own))) and not np.array_equal(own, given):
+            at = int(np.flatnonzero(own != given)[0]) if own.dtype.kind == given.dtype.kind else 0
+            raise DataError(
+                f"{what} must have the model's {side} ids, but {side} row {at} is {given[at]!s}, the model's "
+                f"{own[at]!s}; {cure}, text ids to text ids"
+            )
+
+
+def _want_interactions(data: Interactions, what: str) -> None:
     if not isinstance(data, Interactions):
         raise TypeError(
             f"{what} must be Interactions, got {type(data).__name__}; data.from_scipy makes them of a sparse matrix, "
             "data.from_pairs of users and items"
-        )
-    shape = (tables.user.shape[0], tables.item.shape[0])
-    if (data.num_users, data.num_items) != shape:
-        raise DataError(
-            f"{what} must be in the model's row numbers, {shape[0]} users x {shape[1]} items, got "
-            f"{data.num_users} x {data.num_items}; `data.reindex(data, model.user_ids, model.item_ids)` moves them"
         )

@@ -288,7 +288,7 @@ def test_adjust_wants_interactions(tables: Tables, interactions: Interactions) -
 
 def test_adjust_tells_what_does_not_fit(world: tuple[data.Split, Tables]) -> None:
     held, tables = world
-    with pytest.raises(DataError, match=r"valid must be in the model's row numbers, 800 users x 300 items, got 1 x 1"):
+    with pytest.raises(DataError, match=r"valid must have the rows and ids of the interactions.*got .*1 users x"):
         correct.adjust(tables, held.train, Interactions([0], [0], 1, 1), budget=1)
     with pytest.raises(DataError, match="no validation pair is left"):
         correct.adjust(tables, held.train, held.train, budget=1)
@@ -301,6 +301,24 @@ def test_adjust_tells_what_does_not_fit(world: tuple[data.Split, Tables]) -> Non
             correct.adjust(tables, held.train, max_loss=loss)
     with pytest.raises(ValueError, match=r"leave_out must be one of \['estimate', 'none'\]"):
         correct.adjust(tables, held.train, leave_out="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", ["user_ids", "item_ids"])
+def test_interactions_must_mean_the_models_rows(world: tuple[data.Split, Tables], side: str) -> None:
+    """A model that knows its ids, as those of Cornac do, and interactions that were read by themselves."""
+    held, tables = world
+    size = getattr(held.train, side.replace("_ids", "s")).max() + 1
+    model = adapters.from_arrays(tables.user, tables.item, **{side: np.arange(size)[::-1]})
+    with pytest.raises(DataError, match=rf"{side[:4]} ids, but {side[:4]} row 0 is 0, the model's {size - 1}"):
+        correct.adjust(model, held.train, budget=1)
+    text = adapters.from_arrays(tables.user, tables.item, **{side: np.arange(size).astype(str)})
+    with pytest.raises(DataError, match="text ids to text ids"):
+        correct.adjust(text, held.train, budget=1)
+    moved = data.reindex(held.train, model.user_ids, model.item_ids)
+    again = data.reindex(unseen(held), model.user_ids, model.item_ids)
+    assert correct.adjust(model, moved, again, budget=1).strengths
+    with pytest.raises(DataError, match="valid must have the rows and ids of the interactions"):
+        correct.adjust(model, moved, unseen(held), budget=1)
 
 
 @pytest.fixture(scope="module")
@@ -352,6 +370,9 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
             assert own is not None
             assert own.tolist() == ids.tolist()
         assert ids[7] == f"{name[0]}7"
+    assert cli.main(["recommend", str(out), "--out", str(out / "user.parquet")]) == 1
+    assert "holds embeddings of" in capsys.readouterr().err
+    assert embeddings.read_matrix(out / "user.parquet", "user")[1] is not None
     page = (out / "report.html").read_text()
     assert "unbiased validation" in page
     grid = json.loads((out / "grid.json").read_text())

@@ -54,9 +54,12 @@ def recommend(
     """
     import numpy as np
 
-    from jaxrec import files, runs, serve
+    from jaxrec import embeddings, files, runs, serve
 
     files.want_another(out, users, histories, allow, deny)
+    held = [run / name for form in embeddings.FORMATS for name in embeddings.file_names(form)]
+    if any(path.exists() and out.exists() and out.samefile(path) for path in held):
+        raise ValueError(f"{out} holds embeddings of {run}, which would be lost; name another --out")
     saved = runs.load_tables(run)
     if adjust is not None and arm == "plain":
         raise ValueError("--adjust corrects, --arm plain does not; choose one")
