@@ -234,7 +234,7 @@ def _positions_chunk(tables: Tables, users: Array, excluded: Array, items: Array
 
 
 def check_tables(tables: Tables) -> tuple[int, int]:
-    """(U, I) of tables whose shapes fit and whose scores are finite; otherwise a ValueError that says which.
+    """(U, I) of floating-point tables whose shapes fit and whose scores are finite; else a ValueError that says which.
 
     TypeError for what is no Tables, like the Scorer that some models give.
     """
@@ -248,6 +248,9 @@ def check_tables(tables: Tables) -> tuple[int, int]:
         if part is not None and part.shape != (wanted,):
             raise ValueError(f"tables.{name} must have shape ({wanted},), got {part.shape}")
     parts = {name: part for name, part in tables._asdict().items() if part is not None}
+    for name, part in parts.items():
+        if not jnp.issubdtype(part.dtype, jnp.floating):
+            raise ValueError(f"tables.{name} must be floating point, got {part.dtype}; give part.astype('float32')")
     largest = {name: float(value) for name, value in _largest(parts).items()}
     for name, part in parts.items():
         if not np.isfinite(largest[name]):

@@ -23,7 +23,7 @@ import numpy as np
 from jaxrec import ledger as ledgers
 from jaxrec import rank
 from jaxrec.brief import brief
-from jaxrec.data.interactions import Interactions
+from jaxrec.data.interactions import Interactions, Split
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
 from jaxrec.names import nearest
@@ -90,8 +90,19 @@ def prepare(
     """
     if not valid:
         raise ValueError("selecting strengths wants validation parts; carve them from the training interactions")
-    _, num_items = rank.check_tables(tables)
+    num_users, num_items = rank.check_tables(tables)
     rank.want_k(k, num_items)
+    Split(train, dict(valid))  # refuses parts of other ids, and pairs that ranking would mask
+    if (train.num_users, train.num_items) != (num_users, num_items):
+        raise ValueError(
+            f"train and the validation parts must cover the tables' {num_users} users and {num_items} items, got "
+            f"{train.num_users} and {train.num_items}"
+        )
+    if len(ledger.users.pull.size) != num_users or len(ledger.items.pull.size) != num_items:
+        raise ValueError(
+            f"the ledger must cover the tables' {num_users} users and {num_items} items, got "
+            f"{len(ledger.users.pull.size)} and {len(ledger.items.pull.size)}"
+        )
     users = np.flatnonzero(np.sum([part.user_counts for part in valid.values()], axis=0) > 0)
     if not len(users) or (max_users is not None and max_users < 1):
         raise ValueError(f"selecting wants users with validation pairs: {len(users)} have some, max_users={max_users}")
@@ -209,8 +220,17 @@ def _means(problem: Problem, sums: np.ndarray) -> Metrics:
 
 
 def measure(problem: Problem, adjust: adj.Adjustment) -> Metrics:
-    """recall@k and ndcg@k of the adjusted tables on each validation part, means over its users."""
+    """recall@k and ndcg@k of the adjusted tables on each validation part, means over its users.
+
+    ValueError for an adjustment that leaves other users or items, or scores that are not finite.
+    """
     tables = adj.fold_bias(adjust(problem.tables, problem.ledger))
+    before, after = (len(problem.tables.user), len(problem.tables.item)), rank.check_tables(tables)
+    if after != before:
+        raise ValueError(
+            f"an adjustment must keep the {before[0]} users and {before[1]} items, but this one leaves {after[0]} and "
+            f"{after[1]}"
+        )
     score = functools.partial(_score_chunk, tables, k=problem.k, block=problem.block)
     return _means(problem, _over_chunks(problem, score))
 
@@ -364,6 +384,11 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 6, s
         box = f"names {arm.names}, low {arm.low}, high {arm.high}"
         raise ValueError(f"an arm wants a low and a high for each name, no low above its high; got {box}")
     low, high = np.array(arm.low, np.float64), np.array(arm.high, np.float64)
+    if (low > 0).any() or (high < 0).any():
+        raise ValueError(
+            f"an arm's box must hold 0, which changes no score and is what losses are measured from; got "
+            f"{dict(zip(arm.names, zip(arm.low, arm.high, strict=True), strict=True))}"
+        )
     first = budget if rounds == 0 else -(-budget // 3)
     start = np.clip((0 - low) / np.where(high > low, high - low, 1.0), 0, 1)
     box = qmc.Sobol(len(low), seed=seed).random(2 ** int(np.ceil(np.log2(max(first, 2)))))[: first - 1]

@@ -270,6 +270,14 @@ def test_added_gradients_are_mean_gradients_by_their_size(tables: Tables, ledger
     np.testing.assert_allclose(adj.add_gradients(0.5, 0.25)(tables, larger).item, found.item, rtol=1e-4, atol=1e-5)
 
 
+def test_added_gradients_are_the_same_before_and_after_offsets(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    """Biases that offsets fold in are no part of the lengths that gradients are scaled to."""
+    offsets = adj.offset_by_count(3.0, COUNTS), adj.offset_by_gradient(2.0, spread=0.5)
+    add = adj.add_gradients(0.5, 0.25)
+    before, after = adj.chain(add, *offsets)(tables, ledger), adj.chain(*offsets, add)(tables, ledger)
+    np.testing.assert_allclose(score_matrix(after), score_matrix(before), rtol=1e-4, atol=1e-4)
+
+
 def test_a_ledger_of_totals_has_no_gradients_to_add(tables: Tables) -> None:
     totals = ledgers.init(U, N, D, item_weight=jnp.ones(N))
     with pytest.raises(ValueError, match="keeps totals only"):

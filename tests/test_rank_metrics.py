@@ -106,6 +106,15 @@ def test_tables_that_are_not_finite_are_refused_with_the_row() -> None:
         rank.top_k(tables._replace(item=tables.item.at[4, 0].set(jnp.nan)), None, None, k=3)
 
 
+@pytest.mark.parametrize("name", ["user", "item"])
+def test_tables_of_whole_numbers_are_refused(name: str) -> None:
+    """No whole number is smaller than all others, as the score of an excluded item must be."""
+    tables = tables_of(0, levels=3)
+    whole = tables._replace(**{name: getattr(tables, name).astype(jnp.int32)})
+    with pytest.raises(ValueError, match=rf"tables\.{name} must be floating point, got int32"):
+        rank.top_k(whole, None, None, k=3)
+
+
 @pytest.mark.parametrize("size", [3, 4000])
 @pytest.mark.parametrize("width", [1, 2, 64])
 def test_zeros_of_both_signs_are_equal(size: int, width: int) -> None:

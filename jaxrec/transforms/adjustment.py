@@ -172,6 +172,7 @@ def widen(rows: Array, width: int) -> Array:
 def equalized(role: Role, rows: Array) -> Array:
     """The role's vectors divided by its sizes, P_i/p_i [I, D], and scaled to the mean length of `rows` [I, D].
 
+    Further columns of the rows, a bias that an earlier step folded in, are left out of their length.
     What is left of an item's accumulated gradient is where it points to and how much its events agree (between 0 and
     1); how many and how large they were, which is popularity, is gone. Items without events get 0.
     """
@@ -179,7 +180,7 @@ def equalized(role: Role, rows: Array) -> Array:
         raise ValueError("this adjustment wants a ledger that keeps vectors row by row; this one keeps totals only")
     mean = jnp.where(role.size > 0, 1 / jnp.where(role.size > 0, role.size, 1.0), 0.0)[:, None] * role.vector
     length = jnp.mean(norm(mean))
-    return mean * (jnp.mean(norm(rows)) / jnp.where(length > 0, length, 1.0))
+    return mean * (jnp.mean(norm(rows[:, : mean.shape[1]])) / jnp.where(length > 0, length, 1.0))
 
 
 def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
