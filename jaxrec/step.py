@@ -132,6 +132,7 @@ def make_step(
             positives=batch.positives,
             negatives=batch.negatives,
         )
+        _want_same_shapes(state.transform, transform_state)
         applied, direct = pull_back(corrected)
         ledger = state.ledger
         if observation is not None and ledger is not None:
@@ -212,7 +213,8 @@ def _make(
 
     def init(key: Array) -> TrainState:
         init_key, state_key = jax.random.split(key)
-        params = model.init(init_key)
+        params = jax.tree.map(jnp.array, model.init(init_key))  # copies: the first epoch takes their memory
+        _check_params(model, params, sparse=isinstance(optimizer, RowOptimizer))
         _check_sizes(model, params)
         optimizer_state, transform, ledger, epoch = rest(params)
         return TrainState(params, optimizer_state, transform, ledger, state_key, epoch)
@@ -249,6 +251,40 @@ def _make(
         return state._replace(params=params, optimizer=opt_state, transform=at.transform, ledger=at.ledger), info
 
     return Step(init, update, (model.num_users, model.num_items))
+
+
+def _want_same_shapes(before: Any, after: Any) -> None:
+    """ValueError for a transform whose state is one entry a row of a batch, as that of momentum is."""
+    shapes = [jax.tree.map(jnp.shape, state) for state in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "a transform's state must keep its shapes, but this one keeps something of each score gradient, and the "
+            "next step has those of other pairs; momentum and Adam go into the optimizer, and what is kept by user or "
+            "item is sized by them, as in transforms.training.equalize"
+        )
+
+
+def _check_params(model: Model, params: Params, *, sparse: bool) -> None:
+    """ValueError for parameters that can't be trained, or not as the model says."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"parameters must be floating point, but {jax.tree_util.keystr(path)} is {leaf.dtype}; what isn't "
+                "trained goes into the model's functions, not its parameters"
+            )
+    if not model.tables_are_params:
+        return
+    if not isinstance(params, dict) or not {"user", "item"} <= set(params):
+        raise ValueError(f"tables_are_params wants parameters 'user' and 'item', got {jax.tree.structure(params)}")
+    user, item = model.tables(params)
+    if user is not params["user"] or item is not params["item"]:
+        raise ValueError(
+            "tables_are_params says that tables(params) are params['user'] and params['item'] themselves, and they are "
+            "not; say tables_are_params=False, and train with an optax optimiser"
+        )
+    if sparse and len(params) > 2:
+        others = sorted(set(params) - {"user", "item"})
+        raise ValueError(f"a row-sparse optimiser would not train {', '.join(others)}; use an optax one")
 
 
 def _check_sizes(model: Model, params: Params) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -130,16 +131,18 @@ def fit(
     and of a batch.
 
     evaluate: state -> metrics, called every `evaluate_every` epochs and after the last; added to the history.
-    monitor, patience: the metric that chooses the best state; stop after `patience` evaluations without a better one.
+    monitor, patience: the metric of `evaluate` that chooses the best state, the larger the better; stop after
+        `patience` evaluations without a better one.
     on_epoch: called with each history row (epoch, loss, pull, seconds, metrics) and the state, whose memory the next
         epoch takes: copy what is to be kept, `jax.tree.map(jnp.copy, state)`.
     checkpoint: folder for checkpoints, one every `checkpoint_every` epochs and at a signal; `resume` goes on from the
-        newest good one with the same bits as if never interrupted; `meta` must be the same as when it was saved.
-        Without it a new run takes the folder over: its first checkpoint replaces those that are there.
+        newest good one with the same bits as if never interrupted. What the sampler draws from, the key and `meta`
+        must be the same as when it was saved, CheckpointError otherwise; a step can't be compared, so put its settings
+        into `meta`. Without `resume` a new run takes the folder over: its first checkpoint replaces those there.
 
     Raises DivergenceError, which holds the last good state, where a loss is not finite. ValueError for a monitor that
-    `evaluate` does not return, patience without a monitor, and resume without a checkpoint folder. SIGTERM and SIGINT
-    end the run after the epoch, saved, with `stopped="signal"`.
+    `evaluate` does not return, patience without a monitor, and resume without a checkpoint folder or from one that is
+    past `epochs`. SIGTERM and SIGINT end the run after the epoch, saved, with `stopped="signal"`.
     """
     if (key is None) == (state is None):
         raise ValueError("give fit either a key to start from or a state to go on from")
@@ -160,10 +163,12 @@ def fit(
     current = begin()
     known = _Progress()
     best: TrainState | None = None  # none yet
-    store = None if checkpoint is None else _Store(Path(checkpoint), meta or {})
+    store = None if checkpoint is None else _Store(Path(checkpoint), meta or {}, _drawn(sampler, current.key))
     if store is not None and resume:
         current, best, known = store.restore(current, known)
         best = best if known.best_epoch else None
+        if int(current.epoch) > epochs:
+            raise ValueError(f"{checkpoint} is at epoch {int(current.epoch)}, past epochs={epochs}: nothing to resume")
     epoch, stopped = make_epoch(step, sampler), "epochs"
     if patience is not None and known.history and _evaluations_since(known) > max(patience, 1):
         stopped = "patience"  # the run that is resumed had stopped already
@@ -185,11 +190,12 @@ def fit(
                 "seconds": round(time.perf_counter() - begun, 4),
             }
             if evaluate is not None and (number % evaluate_every == 0 or number == epochs):
-                row |= evaluate(current)
-                if monitor not in row:
-                    raise ValueError(f"monitor {monitor!r} is not among the metrics {sorted(row)}")
-                if row[monitor] > known.best_value:
-                    known.best_value, known.best_epoch = row[monitor], number
+                found = evaluate(current)
+                if monitor not in found:
+                    raise ValueError(f"monitor {monitor!r} is not among the metrics of evaluate, {sorted(found)}")
+                row |= found
+                if found[monitor] > known.best_value:
+                    known.best_value, known.best_epoch = found[monitor], number
                     best = None  # its memory is free for the new one
                     best = _copy(current)
                 elif patience is not None and _evaluations_since(known) >= patience:
@@ -231,18 +237,29 @@ def _evaluations_since(known: _Progress) -> int:
     return 1 + sum("epoch" in row and len(row) > 4 and row["epoch"] > known.best_epoch for row in known.history)
 
 
+def _drawn(sampler: Sampler, key: Array) -> str:
+    """32 hex digits that tell whether two runs draw the same batches: the sampler's arrays and sizes, and the key."""
+    digest = hashlib.sha256(f"{sampler.num_batches} {sampler.batch_size} {sampler.by_epoch} {sampler.rows}".encode())
+    leaves, structure = jax.tree.flatten((sampler.data, jax.random.key_data(key)))
+    digest.update(str(structure).encode())
+    for leaf in map(np.asarray, leaves):
+        digest.update(f"{leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:32]
+
+
 class _Store:
     """Checkpoints of the state, the best state and the progress, under one fingerprint of the run."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any]):
-        self.folder, self.meta = folder, meta
+    def __init__(self, folder: Path, meta: dict[str, Any], drawn: str):
+        self.folder, self.meta, self.drawn = folder, meta, drawn
         self.last: int | None = None  # the epoch that this run saved last, or went on from
 
     def save(self, state: TrainState, best: TrainState, known: _Progress) -> None:
         from jaxrec import checkpoint
 
         number = int(state.epoch)
-        meta = {"run": self.meta, "progress": vars(known)}
+        meta = {"run": self.meta, "drawn": self.drawn, "progress": vars(known)}
         keep = 1 if self.last is None else 2  # at first, what another run left goes: a resume takes the newest
         checkpoint.save(self.folder, number, {"state": state, "best": best}, meta=meta, keep=keep)
         self.last = number
@@ -257,6 +274,11 @@ class _Store:
             raise checkpoint.CheckpointError(
                 f"{self.folder} holds another run: wanted {self.meta}, found {found.meta['run']}; "
                 "resume with the settings it was started with, or choose another folder"
+            )
+        if found.meta.get("drawn") != self.drawn:
+            raise checkpoint.CheckpointError(
+                f"{self.folder} holds a run of other interactions, another sampler or another key; resume with what "
+                "it was started with, or choose another folder"
             )
         if self.last is None:
             self.last = found.step

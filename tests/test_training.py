@@ -181,8 +181,56 @@ def test_fit_refuses_half_of_a_request() -> None:
         fit(step, sampler, epochs=1, key=jax.random.key(0), patience=2)
     with pytest.raises(ValueError, match="not among the metrics"):
         fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="m", evaluate=lambda s: {"n": 1.0})
+    with pytest.raises(ValueError, match="'loss' is not among the metrics of evaluate"):  # larger would be better
+        fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="loss", evaluate=lambda s: {"n": 1.0})
     with pytest.raises(ValueError, match="row-sparse optimiser wants"):
         make_step(models.mf(4, 4, 2)._replace(tables_are_params=False), objectives.bpr(), optim.row_sgd(0.1))
+
+
+FLAT = models.mf(40, 30, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "optimizer", "message"),
+    [
+        ({"tables": lambda p: (0.5 * p["user"], p["item"])}, optax.sgd(0.1), "tables_are_params says .* they are not"),
+        ({"init": lambda key: {"table": jnp.ones((70, 4))}}, optax.sgd(0.1), "wants parameters 'user' and 'item', got"),
+        ({"init": lambda key: FLAT.init(key) | {"g": jnp.ones(3)}}, optim.row_sgd(0.1), "would not train g"),
+        ({"init": lambda key: FLAT.init(key) | {"kind": jnp.arange(3)}}, optax.sgd(0.1), r"\['kind'\] is int32"),
+    ],
+)
+def test_parameters_that_could_not_be_trained_are_refused(change: dict, optimizer: Any, message: str) -> None:
+    step = make_step(FLAT._replace(**change), objectives.bpr(), optimizer)
+    with pytest.raises(ValueError, match=message):
+        step.init(jax.random.key(0))
+
+
+def test_further_parameters_are_trained_by_optax() -> None:
+    model = FLAT._replace(
+        init=lambda key: FLAT.init(key) | {"scale": jnp.ones(4)},
+        tables=lambda p: (p["user"] * p["scale"][None, :], p["item"]),
+        tables_are_params=False,
+    )
+    sampler, _ = parts()
+    state = fit(make_step(model, objectives.bpr(), optax.sgd(0.1)), sampler, epochs=1, key=jax.random.key(0)).state
+    assert not np.array_equal(state.params["scale"], np.ones(4))
+
+
+def test_embeddings_that_training_starts_from_stay_the_callers() -> None:
+    """Also where both tables are one array: an epoch takes the memory of its own copies only."""
+    warm = jax.random.normal(jax.random.key(3), (30, 4))
+    model = models.mf(30, 30, 4)._replace(init=lambda key: {"user": warm, "item": warm})
+    sampler = samplers.sampler(random_interactions(users=30, items=30), batch_size=32)
+    for seed in (0, 1):
+        found = fit(make_step(model, objectives.bpr(), optax.sgd(0.1)), sampler, epochs=1, key=jax.random.key(seed))
+        assert not same(found.state.params["user"], warm)
+    assert np.isfinite(np.asarray(warm)).all()
+
+
+def test_a_transform_that_keeps_something_of_each_row_is_refused() -> None:
+    sampler, step = parts(transform=optax.trace(0.9))
+    with pytest.raises(ValueError, match="momentum and Adam go into the optimizer"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0))
 
 
 SCRIPT = """
@@ -270,6 +318,24 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     fit(step, sampler, epochs=1, key=jax.random.key(0), checkpoint=tmp_path, meta={"seed": 0})
     with pytest.raises(checkpoint.CheckpointError, match="holds another run"):
         fit(step, sampler, epochs=2, key=jax.random.key(0), checkpoint=tmp_path, resume=True, meta={"seed": 1})
+
+
+def test_a_checkpoint_of_other_batches_is_refused(tmp_path: Path) -> None:
+    sampler, step = parts()
+    more: dict[str, Any] = {"checkpoint": tmp_path, "resume": True}
+    fit(step, sampler, epochs=2, key=jax.random.key(0), **more)
+    fewer = TRAIN.select(np.arange(len(TRAIN)) > 0)
+    others = (
+        (samplers.sampler(fewer, batch_size=32, num_negatives=3), 0),
+        (samplers.sampler(TRAIN, batch_size=16, num_negatives=3), 0),
+        (sampler, 1),
+    )
+    for other, seed in others:
+        with pytest.raises(checkpoint.CheckpointError, match="of other interactions, another sampler or another key"):
+            fit(step, other, epochs=3, key=jax.random.key(seed), **more)
+    with pytest.raises(ValueError, match="at epoch 2, past epochs=1"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0), **more)
+    assert [row["epoch"] for row in fit(step, sampler, epochs=3, key=jax.random.key(0), **more).history] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
