@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxrec.data.formats import StrPath
+from jaxrec.data.formats import StrPath, is_whole
 from jaxrec.data.interactions import DataError
 from jaxrec.data.lines import decode
 
@@ -98,7 +98,7 @@ def read_ids(path: StrPath) -> np.ndarray:
     for number, line in enumerate(lines, start=1):
         if not line:
             raise DataError(f"{path}:{number}: wanted an id a line, got an empty line")
-    whole = all(line.isdecimal() and (line == "0" or not line.startswith("0")) and len(line) <= 18 for line in lines)
+    whole = all(is_whole(line) and len(line) <= 18 for line in lines)
     return np.array(lines, np.int64 if whole else np.str_)
 
 

@@ -77,6 +77,7 @@ def test_threshold_is_counted() -> None:
         (([2**70], [1]), r"2\*\*63"),
         (([1], [1], [float("nan")]), "ratings must be finite, but row 0"),
         (([1], [None]), "all text or all whole numbers"),
+        (([1, 2], [1, 2], None, np.array(["2020-12-11", "NaT"], "M8[s]")), "times must be finite, but row 1"),
     ],
 )
 def test_bad_pairs_are_refused_with_the_row(arguments: tuple, message: str) -> None:
@@ -321,6 +322,20 @@ def test_a_split_refuses_overlap_and_other_id_spaces() -> None:
         carve(Split(train, {"natural": Interactions([1], [1], 2, 2)}), seed=0)
     with pytest.raises(DataError, match="repeated"):
         union(train, train)
+
+
+def test_refit_takes_pairs_of_several_validation_parts_once() -> None:
+    part = Interactions([0, 0, 1], [1, 2, 2], 2, 3, times=np.array([5, 7, 9]))
+    train = Interactions([0], [0], 2, 3, times=np.array([1]))
+    whole = Split(train, {"all": part, "some": part.select(np.array([1, 2]))}).refit().train
+    assert (whole.users.tolist(), whole.items.tolist()) == ([0, 0, 0, 1], [0, 1, 2, 2])
+    assert whole.times.tolist() == [1, 5, 7, 9]
+
+
+@pytest.mark.parametrize("unit", ["D", "s", "ns"])
+def test_dates_of_any_unit_are_seconds(unit: str) -> None:
+    dates = np.array(["1970-01-02", "2020-12-11"], f"M8[{unit}]")
+    assert from_pairs([1, 2], [1, 2], times=dates).times.tolist() == [86400.0, 1607644800.0]
 
 
 def test_the_synthetic_world_is_biased_by_exposure_and_not_by_preference() -> None:

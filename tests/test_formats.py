@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from jaxrec import cli, data
+from jaxrec import cli, data, embeddings
 from jaxrec.data import DataError, formats, registry
 from jaxrec.data.download import FetchError, download, extract
 
@@ -145,6 +145,13 @@ def test_ids_that_are_no_numbers_are_text(tmp_path: Path) -> None:
     assert (found.user_ids.tolist(), found.item_ids.tolist()) == (["--5", "7"], [1, 2])
 
 
+def test_digits_of_other_scripts_are_text(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("user,item\n\N{FULLWIDTH DIGIT ONE},a\n1,b\n", encoding="utf-8")
+    assert data.read(tmp_path / "x.csv").user_ids.tolist() == ["1", "\N{FULLWIDTH DIGIT ONE}"]
+    (tmp_path / "ids.txt").write_text("\N{ARABIC-INDIC DIGIT ONE}\n1\n", encoding="utf-8")
+    assert embeddings.read_ids(tmp_path / "ids.txt").tolist() == ["\N{ARABIC-INDIC DIGIT ONE}", "1"]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lines_may_end_in_any_way(end: str, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(f"0 1 2{end}{end}1 0{end}2 2{end}".encode())
@@ -175,6 +182,7 @@ def test_lines_may_end_in_any_way(end: str, tmp_path: Path) -> None:
         ("x.csv", "user,item,date\n1,2,2020-12-11\n1,3,7\n", r"x\.csv:3: wanted .* ISO 8601 date, got '7'"),
         ("x.csv", "user,item\n", "no interaction after the header"),
         ("x.csv", "user,item\n-1,2\n", "row 0 has -1"),
+        ("x.csv", "user,item\n\n1,2\n1,\n", r"x\.csv:4: the item id is empty"),
         ("x.csv", "\ufeff", r"x\.csv: the file is empty"),
         ("x.inter", "\ufeff\n", r"x\.inter: the file is empty"),
         ("u.data", "1\t2\t3\n", r"u\.data:1: wanted 4 columns"),

@@ -154,11 +154,13 @@ def alike(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Ids as the kind that the others are, so that 7 and "7" are one."""
     import numpy as np
 
+    from jaxrec.data.formats import is_whole
+
     if ids.dtype.kind == others.dtype.kind:
         return ids
     if others.dtype.kind == "U":
         return ids.astype(np.str_)
-    whole = [text.isdecimal() and (text == "0" or not text.startswith("0")) for text in ids.tolist()]
+    whole = [is_whole(text) for text in ids.tolist()]
     # Ids that are no numbers can't be meant by numbers: each gets one that no id has.
     stand_in = -1 - np.arange(len(ids))
     return np.array([int(t) if w else n for t, w, n in zip(ids.tolist(), whole, stand_in.tolist(), strict=True)])

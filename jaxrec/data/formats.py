@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrec.data.interactions import DataError, Interactions, same_space
 from jaxrec.data.lines import decode, read_bytes, read_lines, read_table, write_lines
-from jaxrec.data.pairs import from_pairs
+from jaxrec.data.pairs import from_pairs, seconds
 
 StrPath = str | PathLike[str]
 
@@ -100,6 +100,9 @@ def read(
     found = _find(header, wanted, source)
     pick = {role: columns[header.index(name)] for role, name in found.items()}
     place = lambda row: f"{path}:{lines[row]}"  # noqa: E731
+    for role in ("user", "item"):
+        if "" in pick[role]:
+            raise DataError(f"{place(pick[role].index(''))}: the {role} id is empty")
     return from_pairs(
         _ids(pick["user"]),
         _ids(pick["item"]),
@@ -171,12 +174,19 @@ def _hint(header: Sequence[str]) -> str:
 
 
 def _ids(values: Sequence[str]) -> np.ndarray:
-    """Whole numbers where all of them are (07 and 7 would be one id, so leading zeros stay text)."""
-    digits = [v.removeprefix("-") for v in values]
-    plain = all(d.isdecimal() and (v == "0" or not d.startswith("0")) for v, d in zip(values, digits, strict=True))
-    if plain and max(map(len, values)) <= 18:
+    """Whole numbers where all of them are, with a sign or without."""
+    if all(is_whole(v.removeprefix("-")) and v != "-0" for v in values) and max(map(len, values)) <= 18:
         return np.array(values, np.int64)
     return np.array(values, np.str_)
+
+
+def is_whole(text: str) -> bool:
+    """Whether text is a whole number just as `str` writes it: 07, or 7 in another script, are ids of their own.
+
+    >>> is_whole("7"), is_whole("07"), is_whole("\N{FULLWIDTH DIGIT SEVEN}")
+    (True, False, False)
+    """
+    return text.isascii() and text.isdecimal() and (text == "0" or text[0] != "0")
 
 
 def _floats(values: Sequence[Any] | None, what: str, place: Callable[[int], str]) -> np.ndarray | None:
@@ -271,10 +281,7 @@ def from_frame(
 
 def _column(values: Any) -> np.ndarray:
     """One column as numpy; dates become seconds since 1970, NaN where missing."""
-    array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
-    if array.dtype.kind != "M":
-        return array
-    return np.where(np.isnat(array), np.nan, array.astype("datetime64[us]").astype(np.int64) / 1e6)
+    return seconds(values.to_numpy() if hasattr(values, "to_numpy") else values)
 
 
 def _read_parquet(path: StrPath) -> Any:

@@ -163,8 +163,11 @@ class Split:
                 _refuse_overlap(f"test {test_name}", test, f"valid {valid_name}", valid)
 
     def refit(self) -> Split:
-        """The split to train on once strengths are chosen: the valid parts put back into train."""
-        return replace(self, train=union(self.train, *self.valid.values()), valid={})
+        """The split to train on once strengths are chosen: the valid parts, which may overlap, put back into train."""
+        train = self.train
+        for part in self.valid.values():
+            train = union(train, part.select(~contains(train, part.keys)))
+        return replace(self, train=train, valid={})
 
     def with_notes(self, *notes: str) -> Split:
         """The same split with more lines for people."""

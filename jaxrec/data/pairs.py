@@ -30,7 +30,7 @@ def from_pairs(
 
     Args:
       users, items: [E] whole numbers (not negative) or text; anything `np.asarray` takes.
-      ratings, times: [E] finite numbers, or None.
+      ratings, times: [E] finite numbers, or None; times of datetime64 become seconds since 1970.
       source: what an error calls this data.
 
     Raises `DataError` for empty data, unequal lengths, missing, fractional or negative ids, ratings or times
@@ -243,7 +243,7 @@ def _numbers(values: Any, length: int, what: str, source: str) -> np.ndarray | N
     if values is None:
         return None
     try:
-        array = np.asarray(values)
+        array = seconds(values) if what == "time" else np.asarray(values)
         array = array if array.dtype.kind in "iu" else array.astype(np.float64)
     except (TypeError, ValueError):
         raise DataError(f"{source}: {what}s must be numbers, got {np.asarray(values).dtype}") from None
@@ -253,6 +253,18 @@ def _numbers(values: Any, length: int, what: str, source: str) -> np.ndarray | N
         at = int(np.flatnonzero(~np.isfinite(array))[0])
         raise DataError(f"{source}: {what}s must be finite, but row {at} has {array[at]}")
     return array
+
+
+def seconds(times: Any) -> np.ndarray:
+    """Dates of any unit as seconds since 1970, NaN where missing; all else as it is.
+
+    >>> seconds(np.array(["1970-01-02", "NaT"], "datetime64[D]")).tolist()
+    [86400.0, nan]
+    """
+    array = np.asarray(times)
+    if array.dtype.kind != "M":
+        return array
+    return np.where(np.isnat(array), np.nan, array.astype("datetime64[us]").astype(np.int64) / 1e6)
 
 
 def _reaches(ratings: np.ndarray | None, threshold: float, source: str) -> np.ndarray:
