@@ -163,7 +163,7 @@ def names(backbone: Backbone) -> list[str]:
 
 def _own(name: str, option: str, backbone: Literal["mf", "lightgcn"]) -> Any:
     """The source's value of an option."""
-    entry = baselines.registry.ENTRIES[name]
+    entry = baselines.METHODS[name]
     if option in (given := entry.defaults(backbone)):
         return given[option]
     if option in baselines.options(name):
@@ -194,7 +194,7 @@ def make(name: str, backbone: Backbone, train: Interactions, options: Mapping[st
         return plain(presets.build(tuned(name, backbone, train, options, epochs=epochs), train))
     if backbone == "two-tower":
         raise ValueError(f"{name} is not made for two towers; there are {', '.join(names(backbone))}")
-    shared = baselines.registry.ENTRIES[name].settings
+    shared = baselines.METHODS[name].settings
     fewer = {"negatives": SHARED} if shared.shared and small and shared.negatives > SHARED else {}
     return baselines.build(name, train, backbone, **fewer, **_batches(backbone, train), **options)
 

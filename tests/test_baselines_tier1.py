@@ -697,6 +697,15 @@ def test_every_registered_method_is_built_on_mf() -> None:
             assert isinstance(method, base.Method)
 
 
+def test_a_method_of_ones_own_is_built_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(baselines.METHODS, "mine", baselines.Entry(dice.SETTINGS, dice.build, (("kind", "l2"),)))
+    method = baselines.build("mine", TRAIN, width=D, batch_size=64, margin=2.0)
+    assert isinstance(method, base.Method)
+    assert baselines.options("mine") == [name for name in baselines.options("dice") if name != "kind"]
+    with pytest.raises(ValueError, match="mine has no option 'margn'; did you mean 'margin'"):
+        baselines.build("mine", TRAIN, margn=2.0)
+
+
 def test_the_identity_of_tables_is_kept_by_folding() -> None:
     method = baselines.build("ips", TRAIN, width=D)
     params = method.model.init(jax.random.key(0))

@@ -1,6 +1,7 @@
 """Published methods, one file each, assembled from the library's parts; each file has the formula and its source.
 
-    by name      build(name, train, backbone, ...) -> Method, fit_method; METHODS, options(name)
+    by name      build(name, train, backbone, ...) -> Method, fit_method; options(name)
+                 METHODS, the `Entry` of each name; put one of your own there
     trained      ips (with C, CN, CNSR), macr, dice, pd (and PDA), cause, samreg, invcf, paac;
                  dap and ppac, which are BPR with strengths at test time
                  `build(settings, train, ...) -> Method`, from the file's `SETTINGS`
@@ -11,6 +12,6 @@
 """
 
 from jaxrec.baselines.base import Method, start, top_k
-from jaxrec.baselines.registry import METHODS, build, fit_method, options
+from jaxrec.baselines.registry import METHODS, Entry, build, fit_method, options
 
-__all__ = ["METHODS", "Method", "build", "fit_method", "options", "start", "top_k"]
+__all__ = ["METHODS", "Entry", "Method", "build", "fit_method", "options", "start", "top_k"]

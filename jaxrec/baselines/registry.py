@@ -39,9 +39,9 @@ from jaxrec.train import Fit, fit
 
 
 class Entry(NamedTuple):
-    """A method's settings and how it is put together; `options` are those that its name fixes.
+    """A method's settings and how it is put together; called with settings and train, it gives the `Method`.
 
-    `on_graph` are defaults of its options that the source has for LightGCN.
+    `options` are those that its name fixes, `on_graph` defaults of its options that the source has for LightGCN.
     """
 
     settings: Settings
@@ -53,8 +53,13 @@ class Entry(NamedTuple):
         """Its options' defaults on a backbone that are not those of `build`."""
         return dict(self.on_graph) if backbone == "lightgcn" else {}
 
+    def __call__(self, settings: Settings, train: Interactions, **options: Any) -> Method:
+        options = self.defaults(settings.backbone) | options
+        found = self.build(settings, train, **dict(self.options), **options)
+        return found if isinstance(found, Method) else plain(found)
 
-ENTRIES: dict[str, Entry] = {
+
+METHODS: dict[str, Entry] = {
     "ips": Entry(ips.SETTINGS, ips.build, (("kind", "ips"),)),
     "ips-c": Entry(ips.SETTINGS, ips.build, (("kind", "c"),)),
     "ips-cn": Entry(ips.SETTINGS, ips.build, (("kind", "cn"),)),
@@ -80,19 +85,8 @@ ENTRIES: dict[str, Entry] = {
     "dap": Entry(dap.SETTINGS, dap.build),
     "ppac": Entry(ppac.SETTINGS, ppac.build),
 }
-
-
-def _method(entry: Entry) -> Callable[[Settings, Interactions], Method]:
-    def assemble(settings: Settings, train: Interactions, **options: Any) -> Method:
-        options = entry.defaults(settings.backbone) | options
-        found = entry.build(settings, train, **dict(entry.options), **options)
-        return found if isinstance(found, Method) else plain(found)
-
-    return assemble
-
-
-METHODS: dict[str, Callable[..., Method]] = {name: _method(entry) for name, entry in ENTRIES.items()}
-"""`METHODS[name](settings, train, **options) -> Method`; `build` checks names and fills in the settings."""
+"""`METHODS[name](settings, train, **options) -> Method`; `build` checks names and fills in the settings, also for an
+`Entry` of your own that you put here under a name."""
 
 
 def options(name: str) -> list[str]:
@@ -107,9 +101,9 @@ def options(name: str) -> list[str]:
 
 
 def _entry(name: str) -> Entry:
-    if name not in ENTRIES:
-        raise ValueError(f"there is no baseline {name!r}{nearest(name, ENTRIES)}; there are {', '.join(ENTRIES)}")
-    return ENTRIES[name]
+    if name not in METHODS:
+        raise ValueError(f"there is no baseline {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def build(name: str, train: Interactions, backbone: Literal["mf", "lightgcn"] = "mf", **given: Any) -> Method:
@@ -132,7 +126,7 @@ def build(name: str, train: Interactions, backbone: Literal["mf", "lightgcn"] = 
         raise ValueError(f"{name} wants rows_per_user 1, a user a row, got {settings.rows_per_user}")
     if "key" in own:
         given = {"key": jax.random.key(0), **given}
-    return METHODS[name](settings, train, **{n: v for n, v in given.items() if n in own})
+    return entry(settings, train, **{n: v for n, v in given.items() if n in own})
 
 
 def fit_method(method: Method, *, epochs: int, seed: int = 0, **given: Any) -> Fit:
