@@ -98,7 +98,7 @@ class _Choice(NamedTuple):
 
 
 def train(
-    data: str,
+    data: str | Dataset,
     settings: Settings,
     out: Path | str,
     *,
@@ -111,6 +111,7 @@ def train(
 ) -> dict[str, Any]:
     """Runs everything and writes the RUN folder; returns what `metrics.json` holds.
 
+    data: what `data.load` takes, a name or path, or a `data.Dataset` of your own split with at least one test.
     Strengths and the number of epochs are selected on validation parts carved from the training interactions; the
     tests are ranked once per reported arm. With `selected`, both are taken from another RUN of the same data and
     settings (another seed of it), which saves the first of the two fits. With `resume`, an interrupted run goes on
@@ -126,6 +127,8 @@ def train(
     if not resume:
         _want_free(out)
     dataset = registry.load(data)
+    if not dataset.split.tests:
+        raise ValueError(f"a run reports on tests, and {dataset.name} has none; `data.five_way` makes some")
     decided: Split | _Choice
     if selected is None:
         decided = carve(settings, dataset.split, seed=seed)
@@ -133,7 +136,8 @@ def train(
         _want_possible(settings, dataset.split.train, seed)
         build(settings, dataset.split.train)
         decided = _read_choice(Path(selected), dataset, settings)
-    started = {"data": data, "preset": preset, "seed": seed, "settings": asdict(settings)}
+    named = dataset.name if isinstance(data, Dataset) else data
+    started = {"data": named, "preset": preset, "seed": seed, "settings": asdict(settings)}
     if resume and (out / "settings.json").exists():
         _want_same(out / "settings.json", started)
     out.mkdir(parents=True, exist_ok=True)
@@ -142,7 +146,14 @@ def train(
         followed = (JsonLines(out / "history.jsonl", resume=resume), *trackers)
         for tracker in followed:
             stack.callback(tracker.close)
-        return _run(_Job(dataset, settings, seed, out, resume, progress, followed), data, preset, decided)
+        return _run(_Job(dataset, settings, seed, out, resume, progress, followed), _source(data), preset, decided)
+
+
+def _source(data: str | Dataset) -> dict[str, str]:
+    """Where the data can be read again, for `metrics.json`; nothing of those that were handed over in memory."""
+    if isinstance(data, Dataset):
+        return {}
+    return {"source": data if data in registry.REGISTRY else str(Path(data).resolve())}
 
 
 def _want_free(out: Path) -> None:
@@ -194,7 +205,7 @@ def _want_same(path: Path, started: dict[str, Any]) -> None:
         )
 
 
-def _run(job: _Job, data: str, preset: str, decided: Split | _Choice) -> dict[str, Any]:
+def _run(job: _Job, source: dict[str, str], preset: str, decided: Split | _Choice) -> dict[str, Any]:
     """The stages one after the other, from what was carved or another run chose, and the files of the RUN folder."""
     settings, seed, out = job.settings, job.seed, job.out
     split = job.dataset.split
@@ -213,7 +224,7 @@ def _run(job: _Job, data: str, preset: str, decided: Split | _Choice) -> dict[st
         tradeoffs = tradeoff(choice.points, arms, tables, ledger, split, k=settings.k)
     found: dict[str, Any] = {
         "data": job.dataset.name,
-        "source": data if data in registry.REGISTRY else str(Path(data).resolve()),
+        **source,
         "fingerprint": split.train.fingerprint,
         "test_fingerprints": {name: test.fingerprint for name, test in split.tests.items()},
         "model": preset,
@@ -232,6 +243,8 @@ def _run(job: _Job, data: str, preset: str, decided: Split | _Choice) -> dict[st
         "seconds": job.clock.seconds,
     }
     runs.save_tables(out, split.train, tables, adjusted["adjusted"])
+    if not source:
+        runs.save_seen(out, split.train)
     runs.save_ledger(out, ledger)
     runs.save_per_user(out, results)
     runs.write_readings(out, tables, ledger, split.train.item_counts)

@@ -17,7 +17,8 @@ The folder that `jaxrec adjust` writes for a model trained elsewhere is one of t
 
     adjust.json       what was chosen, what it does on validation, and what to know about it
     embeddings.npz    user, item are the *corrected* rows; user_plain, item_plain those that came; user_ids, item_ids
-    seen.npz          the interactions that the model was trained on, as row numbers
+    seen.npz          the interactions that the model was trained on, as row numbers; also in the run of a split that
+                      was handed over in Python, which nothing else could bring back
 """
 
 from __future__ import annotations
@@ -87,8 +88,9 @@ def read_json(path: Path) -> Any:
 def want_fingerprint(run: StrPath, found: Mapping[str, Any], train: Interactions) -> None:
     """DataError where the training part is not that of the run with these metrics; older runs don't tell."""
     if found.get("fingerprint", train.fingerprint) != train.fingerprint:
+        source = found.get("source", found["data"])
         raise DataError(
-            f"{run} was trained on other pairs or ids than {found['source']} gives now: the data changed; "
+            f"{run} was trained on other pairs or ids than {source} gives now: the data changed; "
             "train again, or bring back what it was"
         )
 
@@ -115,8 +117,13 @@ def load_split(run: StrPath) -> Split:
 def _load(run: StrPath) -> tuple[dict[str, Any], Split]:
     """The metrics of a RUN and its data, whose tests may be others. DataError where the training part changed since."""
     found = read_metrics(run)
-    if (Path(run) / "adjust.json").exists() or "source" not in found:
+    if (Path(run) / "adjust.json").exists():
         raise DataError(f"{run} is no run of `jaxrec train`, so it has no tests; its figures are in adjust.json")
+    if "source" not in found:
+        raise DataError(
+            f"{run} was trained on {found['data']!r}, a split that was handed over in Python and can't be read again; "
+            "its figures are in metrics.json, its training part in seen.npz"
+        )
     split = registry.load(found["source"]).split
     want_fingerprint(run, found, split.train)
     return found, split
@@ -156,6 +163,11 @@ def save_corrected(run: Path, seen: Interactions, plain: Tables, corrected: Tabl
     plain, corrected = fold_bias(plain), fold_bias(corrected)
     plain_rows = {"user_plain": plain.user, "item_plain": plain.item}
     write_arrays(run / "embeddings.npz", {"user": corrected.user, "item": corrected.item, **plain_rows, **_ids(seen)})
+    save_seen(run, seen)
+
+
+def save_seen(run: Path, seen: Interactions) -> None:
+    """Writes `seen.npz`, pairs that no file or name of a data set can bring back."""
     write_arrays(run / "seen.npz", {"users": seen.users, "items": seen.items}, compressed=True)
 
 

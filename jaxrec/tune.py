@@ -22,6 +22,7 @@ import jax
 from jaxrec import files, pipeline
 from jaxrec.data import registry
 from jaxrec.data.interactions import Split
+from jaxrec.data.registry import Dataset
 from jaxrec.names import nearest
 from jaxrec.presets import Settings, build, override, want_tables
 from jaxrec.train import DivergenceError, fit
@@ -79,7 +80,7 @@ def _among(value: Any, *values: Any) -> Options:
 
 
 def tune(
-    data: str,
+    data: str | Dataset,
     base: Settings,
     out: Path | str,
     *,
@@ -92,6 +93,7 @@ def tune(
 ) -> dict[str, Any]:
     """Runs trials until `trials` of them are finished, the base itself the first; returns what `best.json` holds.
 
+    data: what `data.load` takes, a name or path, or a `data.Dataset` of your own split.
     search: which of `space(base)` to search (empty: all). A trial is stopped where its validation NDCG is below the
     median of the earlier ones at the same epoch. With `resume`, a study goes on, and trials that were interrupted run
     again. `tell` gets a line after each trial.
@@ -111,8 +113,10 @@ def tune(
     if (out / "study.log").exists() and not resume:
         raise FileExistsError(f"{out} holds a study; go on with --resume, or choose another --out")
     searched = _searched(base, search)
-    split = registry.load(data).split
-    plan = {"data": data, "preset": preset, "seed": seed, "base": dataclasses.asdict(base), "space": _plain(searched)}
+    dataset = registry.load(data)
+    split = dataset.split
+    named = dataset.name if isinstance(data, Dataset) else data
+    plan = {"data": named, "preset": preset, "seed": seed, "base": dataclasses.asdict(base), "space": _plain(searched)}
     plan["fingerprint"] = split.train.fingerprint  # of all that validation parts are carved from
     carved = pipeline.carve(base, dataclasses.replace(split, tests={}), seed=seed)  # tuning has no tests to look at
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -178,6 +178,15 @@ def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> Non
         presets.read_settings(tmp_path / "s.json")
 
 
+def test_a_largest_loss_in_a_file_goes_with_an_option_of_its_rule(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"max_loss": 0.05}')
+    given = ["--settings", str(tmp_path / "s.json")]
+    for option in (["--select", "loss"], ["--select=loss"]):
+        assert configure.defaults([*given, *option])[1].max_loss == 0.05
+    with pytest.raises(ValueError, match="add select='loss'"):
+        configure.defaults(given)
+
+
 def test_options_go_before_the_file_and_the_file_before_the_preset(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +320,13 @@ def test_tuning_reads_no_test(folder: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(pipeline, "rank_tests", None)
     tune.tune(str(folder), TINY, tmp_path, trials=1)
     assert seen == [{}]
+
+
+def test_a_split_of_ones_own_is_tuned_on(folder: Path, tmp_path: Path) -> None:
+    own = data.Dataset("own", data.load(str(folder)).split)
+    found = tune.tune(own, TINY, tmp_path / "a", trials=1)
+    assert found["data"] == "own"
+    assert found["value"] == tune.tune(str(folder), TINY, tmp_path / "b", trials=1)["value"]
 
 
 def test_poor_trials_are_pruned_and_diverging_ones_left(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -584,6 +584,65 @@ def test_an_arm_that_is_no_box_is_told(low: tuple, high: tuple) -> None:
         select.frontier(problem, arm)
 
 
+@pytest.mark.parametrize(("low", "high"), [((0, 0.5), (1, 1)), ((0, -2), (1, -1))])
+def test_a_box_without_0_has_nothing_to_measure_losses_from(low: tuple, high: tuple) -> None:
+    arm = select.Arm(("a", "b"), low, high, lambda s: lambda tables, ledger: tables)
+    problem = select.Problem(*(None,) * 5, [], [], [])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"must hold 0, .*got \{'a': \(0, 1\), 'b'"):
+        select.frontier(problem, arm)
+
+
+def test_what_ranking_refuses_is_not_measured() -> None:
+    split, tables, ledger = trained()
+    problem = select.prepare(tables, ledger, split.train, split.valid, k=5)
+    changes: list[tuple[Any, str]] = [
+        (lambda t, _: t._replace(user=t.user[:5]), "keep the 80 users and 50 items, but this one leaves 5 and 50"),
+        (lambda t, _: t._replace(item=t.item[:-5]), "leaves 80 and 45"),
+        (lambda t, _: t._replace(item=t.item.at[3].set(jnp.inf)), "tables.item must be finite"),
+    ]
+    for adjust, message in changes:
+        with pytest.raises(ValueError, match=message):
+            select.measure(problem, adjust)
+
+
+def test_validation_parts_that_could_not_be_found_are_refused() -> None:
+    split, tables, ledger = trained()
+    natural = split.valid["natural"]
+    other = dataclasses.replace(natural, user_ids=np.arange(80)[::-1])
+    for train, valid, message in (
+        (split.refit().train, natural, "pairs of valid natural are also in train"),
+        (split.train, other, "another id space than train"),
+        (split.train, data.Interactions([80], [0], 81, 50), "another id space than train"),
+    ):
+        with pytest.raises(data.DataError, match=message):
+            select.prepare(tables, ledger, train, {"natural": valid}, k=5)
+    with pytest.raises(ValueError, match="cover the tables' 79 users and 50 items, got 80 and 50"):
+        select.prepare(tables._replace(user=tables.user[1:]), ledger, split.train, split.valid, k=5)
+    with pytest.raises(ValueError, match=r"ledger must cover .* got 7 and 50"):
+        select.prepare(tables, ledgers.init(7, 50, 6), split.train, split.valid, k=5)
+
+
+def test_a_split_of_ones_own_is_run_without_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = data.five_way(random_interactions(3, users=80, items=50, density=0.3), seed=0)
+    settings = dataclasses.replace(PRESETS["softmax-mf"], width=4, epochs=1, budget=3, negatives=8, batch_size=64)
+    mine = data.Dataset("mine", data.Split(split.train, tests={"a": split.tests["natural"]}))
+    found = pipeline.train(mine, settings, tmp_path / "run")
+    assert (found["data"], set(found["tests"])) == ("mine", {"a"})
+    assert pipeline.train(mine, settings, tmp_path / "run", resume=True)["tests"] == found["tests"]
+    pipeline.train(mine, settings, tmp_path / "second", seed=1, selected=tmp_path / "run")
+    saved = runs.load_tables(tmp_path / "run")
+    assert runs.load_seen(tmp_path / "run", saved).fingerprint == split.train.fingerprint
+    assert cli.main(["recommend", str(tmp_path / "run"), "-k", "3", "--out", str(tmp_path / "lists.csv")]) == 0
+    assert cli.main(["report", str(tmp_path / "run")]) == 0
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 1
+    assert "'mine', a split that was handed over in Python and can't be read again" in capsys.readouterr().err
+    with pytest.raises(TypeError, match=r"give data\.Dataset\('mine', split\)"):
+        pipeline.train(split, settings, tmp_path / "other")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="reports on tests, and bare has none"):
+        pipeline.train(data.Dataset("bare", data.Split(split.train)), settings, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("loss", [-1.0, 1.5])
 def test_a_loss_that_is_no_share_is_told(loss: float) -> None:
     points = [select.Point({"a": 0.0}, {"natural": {"ndcg@20": 1.0}, "unbiased": {"ndcg@20": 0.5}})]

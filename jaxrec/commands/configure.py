@@ -26,6 +26,9 @@ def defaults(argv: Sequence[str]) -> tuple[str, Settings]:
     preset = _option(argv, "--preset") or of_file or "softmax-mf"
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}{nearest(preset, PRESETS)} (there is {', '.join(PRESETS)})")
+    rule = _option(argv, "--select")
+    if rule is not None and "max_loss" in changes:  # which is read with one of the rules only
+        changes = {"select": rule} | changes
     return preset, override(PRESETS[preset], changes, source=str(file))
 
 

@@ -240,12 +240,17 @@ def find(name: str, *, fetch: bool = True) -> Path | None:
     )
 
 
-def load(data: str) -> Dataset:
+def load(data: str | Dataset) -> Dataset:
     """A registered name, or a folder holding train.txt and test.txt (plain or gzip), or one file of interactions.
 
     Given tests keep their kind as name; a folder's test is called `test`; a file is split into natural and unbiased
-    tests (seed 0). Raises DataError for an unknown name.
+    tests (seed 0). A `Dataset`, a split of your own with a name, comes back as it is. Raises DataError for an unknown
+    name, TypeError for a split without a name.
     """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, Split):
+        raise TypeError("a split wants a name here: give data.Dataset('mine', split)")
     if data in REGISTRY:
         recipe = REGISTRY[data]
         folder = find(data) or Path()
