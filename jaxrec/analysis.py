@@ -105,10 +105,11 @@ def by_popularity(values: np.ndarray, counts: np.ndarray, *, groups: int = 10) -
 
 
 def change_in_lists(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The share of each user's list [N, k] that an adjustment replaced: [N].
+    """The share of each user's list [N, k] that an adjustment replaced: [N]; -1 is no item, and an empty list stays.
 
     >>> change_in_lists(np.array([[1, 2]]), np.array([[2, 3]])).tolist()
     [0.5]
     """
     kept = (before[:, :, None] == after[:, None, :]) & (before[:, :, None] >= 0)
-    return 1.0 - kept.any(axis=2).sum(axis=1) / before.shape[1]
+    length = np.sum(before >= 0, axis=1)
+    return np.where(length > 0, 1.0 - kept.any(axis=2).sum(axis=1) / np.maximum(length, 1), 0.0)

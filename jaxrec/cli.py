@@ -78,7 +78,10 @@ def _print_tests(tests: dict[str, dict[str, dict[str, float]]], k: int = 20) -> 
     from rich.console import Console
     from rich.table import Table
 
+    from jaxrec.report.words import cut_off
+
     table = Table(box=None, pad_edge=False)
+    k = min((cut_off(arms, k) for arms in tests.values()), default=k)
     names = [f"{n}@{k}" for n in ("recall", "ndcg", "tail_recall", "arp", "coverage")]
     for column in ("test", "arm"):
         table.add_column(column)
@@ -86,7 +89,8 @@ def _print_tests(tests: dict[str, dict[str, dict[str, float]]], k: int = 20) -> 
         table.add_column(name, justify="right")
     for test, arms in tests.items():
         for arm, values in arms.items():
-            cells = [f"{values[n]:.1f}" if n.startswith("arp") else f"{values[n]:.4f}" for n in names if n in values]
+            forms = [".1f" if name.startswith("arp") else ".4f" for name in names]
+            cells = [f"{values[n]:{form}}" if n in values else "–" for n, form in zip(names, forms, strict=True)]
             table.add_row(test, arm, *cells)
     Console(width=110 if not sys.stdout.isatty() else None).print(table)
 

@@ -42,7 +42,7 @@ def read_matrix(path: StrPath, name: str, *, ids: bool = True) -> tuple[np.ndarr
         if path.suffix == ".parquet":
             return _read_parquet(path, name, ids)
         if path.suffix in (".csv", ".tsv", ".txt"):
-            return np.loadtxt(path, np.float32, delimiter="," if path.suffix == ".csv" else None, ndmin=1), None
+            return np.loadtxt(path, np.float32, delimiter="," if path.suffix == ".csv" else None, ndmin=2), None
     except (DataError, MemoryError):
         raise
     except Exception as error:  # each of these readers has exceptions of its own for damaged files

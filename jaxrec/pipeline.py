@@ -112,41 +112,46 @@ def train(
     """Runs everything and writes the RUN folder; returns what `metrics.json` holds.
 
     data: what `data.load` takes, a name or path, or a `data.Dataset` of your own split with at least one test.
+
     Strengths and the number of epochs are selected on validation parts carved from the training interactions; the
     tests are ranked once per reported arm. With `selected`, both are taken from another RUN of the same data and
     settings (another seed of it), which saves the first of the two fits. With `resume`, an interrupted run goes on
     from its last checkpoint. `trackers` get every epoch's row beside `history.jsonl`, and are closed at the end.
 
     Raises ValueError for a backbone without tables, for settings that contradict each other or that the data don't
-    allow, for data too small to carve, for a `selected` of other data or settings, and for a run of another command to
-    resume; FileExistsError for a finished run, or checkpoints of an interrupted one, without `resume`. Nothing is
-    written then.
+    allow, for data without tests or too small to carve, for a `selected` of other data or settings, and for a run of
+    another command to resume; FileExistsError for a finished run, checkpoints of an interrupted one, or other files of
+    the same names, without `resume`. Nothing is written then.
     """
-    want_tables(settings)
-    out = Path(out)
-    if not resume:
-        _want_free(out)
-    dataset = registry.load(data)
-    if not dataset.split.tests:
-        raise ValueError(f"a run reports on tests, and {dataset.name} has none; `data.five_way` makes some")
-    decided: Split | _Choice
-    if selected is None:
-        decided = carve(settings, dataset.split, seed=seed)
-    else:
-        _want_possible(settings, dataset.split.train, seed)
-        build(settings, dataset.split.train)
-        decided = _read_choice(Path(selected), dataset, settings)
-    named = dataset.name if isinstance(data, Dataset) else data
-    started = {"data": named, "preset": preset, "seed": seed, "settings": asdict(settings)}
-    if resume and (out / "settings.json").exists():
-        _want_same(out / "settings.json", started)
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_json(out / "settings.json", started)
     with ExitStack() as stack:
-        followed = (JsonLines(out / "history.jsonl", resume=resume), *trackers)
-        for tracker in followed:
+        for tracker in trackers:
             stack.callback(tracker.close)
-        return _run(_Job(dataset, settings, seed, out, resume, progress, followed), _source(data), preset, decided)
+        want_tables(settings)
+        out = Path(out)
+        if not resume:
+            _want_free(out)
+        dataset = registry.load(data)
+        if not dataset.split.tests:
+            raise ValueError(f"a run reports on tests, and {dataset.name} has none; `data.five_way` makes some")
+        decided: Split | _Choice
+        if selected is None:
+            decided = carve(settings, dataset.split, seed=seed)
+        else:
+            _want_possible(settings, dataset.split.train, seed)
+            build(settings, dataset.split.train)
+            decided = _read_choice(Path(selected), dataset, settings)
+        named = dataset.name if isinstance(data, Dataset) else data
+        started = {"data": named, "preset": preset, "seed": seed, "settings": asdict(settings)}
+        if resume and (out / "settings.json").exists():
+            _want_same(out / "settings.json", started)
+        elif resume and (held := [name for name in runs.RESULTS if (out / name).exists()]):
+            raise ValueError(f"{out} holds {held[0]} of another command and no run to resume; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_json(out / "settings.json", started)
+        history = JsonLines(out / "history.jsonl", resume=resume)
+        stack.callback(history.close)
+        job = _Job(dataset, settings, seed, out, resume, progress, (history, *trackers))
+        return _run(job, _source(data), preset, decided)
 
 
 def _source(data: str | Dataset) -> dict[str, str]:
@@ -157,9 +162,15 @@ def _source(data: str | Dataset) -> dict[str, str]:
 
 
 def _want_free(out: Path) -> None:
-    """FileExistsError for a folder whose run, finished or interrupted, would be lost."""
-    if (out / "metrics.json").exists():
-        raise FileExistsError(f"{out} holds a finished run; choose another --out, or remove it")
+    """FileExistsError for a folder whose run, finished or interrupted, or whose other files would be lost."""
+    held = [name for name in reversed(runs.RESULTS) if (out / name).exists()]
+    if held:
+        what = "a finished run" if held[0] == "metrics.json" else held[0]
+        raise FileExistsError(f"{out} holds {what}; choose another --out, or remove it")
+    path = out / "settings.json"
+    found = runs.read_json(path) if path.exists() else None
+    if found is not None and not (isinstance(found, dict) and {"data", "preset", "seed", "settings"} <= set(found)):
+        raise FileExistsError(f"{path} was not written by a run, and would be lost; choose another --out")
     if any(checkpoint.steps(part) for part in (out / "checkpoints").glob("*")):
         raise FileExistsError(
             f"{out} holds a run that was interrupted; go on with the same command and --resume, choose another --out, "

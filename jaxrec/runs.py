@@ -47,6 +47,11 @@ from jaxrec.rank import TopK
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
 
+RESULTS = (
+    "embeddings.npz", "seen.npz", "ledger.npz", "per_user.npz", "readings.json", "lists.json", "exposure.json",
+    "grid.json", "frontier.json", "adjust.json", "metrics.json",
+)  # fmt: skip
+"""What a RUN folder holds when it is whole, and an interrupted one does not."""
 AGAIN = "make the run again"
 
 
@@ -247,10 +252,11 @@ def write_lists(run: Path, dataset: Dataset, plain: Tables, adjusted: Tables, *,
     group = group_names(train.item_counts)
 
     def rows(items: np.ndarray) -> list[dict[str, Any]]:
-        return [
-            {"item": str(names[i]), "popularity": int(train.item_counts[i]), "group": str(group[i])}
-            for i in items[items >= 0]
-        ]
+        def row(i: int) -> dict[str, Any]:
+            named = {"id": str(train.item_ids[i]), "item": str(names[i])}
+            return named | {"popularity": int(train.item_counts[i]), "group": str(group[i])}
+
+        return [row(i) for i in items[items >= 0]]
 
     indptr, owned = train.csr()
     found = [

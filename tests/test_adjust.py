@@ -15,8 +15,9 @@ from conftest import random_interactions
 import jaxrec
 from jaxrec import adapters, cli, correct, data, embeddings, frozen, models, objectives, runs, samplers, select, serve
 from jaxrec import ledger as ledgers
-from jaxrec.commands.adjust import WRITTEN
+from jaxrec.commands.adjust import WRITTEN, alike
 from jaxrec.data import DataError, Interactions
+from jaxrec.report import compare
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
 
@@ -485,6 +486,39 @@ def test_embeddings_are_written_from_jax_arrays_into_a_new_folder_named_by_text(
     np.testing.assert_array_equal(found, rows)
     (tmp_path / "ids.txt").write_text("a\nb\n")
     assert embeddings.read_ids(str(tmp_path / "ids.txt")).tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (4, 1)])
+def test_text_keeps_the_shape_of_a_matrix(shape: tuple[int, int], tmp_path: Path) -> None:
+    rows = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    for name, separator in (("x.csv", ","), ("x.txt", " ")):
+        np.savetxt(tmp_path / name, rows, delimiter=separator)
+        np.testing.assert_array_equal(embeddings.read_matrix(tmp_path / name, "user")[0], rows)
+
+
+def test_long_numbers_as_text_are_no_ids_of_whole_numbers() -> None:
+    found = alike(np.array(["7", "99999999999999999999", "9300000000000000000"]), np.array([7, 8]))
+    assert found.dtype == np.int64
+    assert found.tolist() == [7, -2, -3]
+
+
+def test_folders_of_adjust_are_paired_and_speak_of_validation(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--budget` differs, so that strengths may."""
+    runs_ = [folder / "first", folder / "second"]
+    for out, points in zip(runs_, ("3", "9"), strict=True):
+        more = ["--valid", str(folder / "valid.csv"), "--budget", points, "--k", "10"]
+        assert cli.main(command(folder, out.name, *more)) == 0
+    assert "ndcg@10 0." in capsys.readouterr().out
+    assert cli.main(["report", *map(str, runs_)]) == 0
+    assert "natural validation" in capsys.readouterr().out
+    paired = compare.paired(runs_)
+    assert paired.notes == []
+    assert {row.test for row in paired.rows} == {"natural validation", "unbiased validation"}
+    page = (runs_[0] / "report.html").read_text()
+    assert "NDCG on validation, strengths chosen on validation" in page
+    assert "natural test" not in page
 
 
 def test_ids_with_a_byte_order_mark_and_in_other_encodings(tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ def test_trackers_see_what_history_holds(followed: tuple[Path, Kept]) -> None:
         assert file.stat().st_size > 200
 
 
+def test_trackers_are_closed_where_a_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    kept = Kept()
+    with pytest.raises(DataError):
+        pipeline.train(str(tmp_path / "nothing"), FEW, tmp_path / "run", trackers=[kept])
+    assert kept.closed == 1
+
+
 def test_a_damaged_history_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").write_text('{"epoch": 1}\n{"epo')
     with pytest.raises(data.DataError, match=r"history\.jsonl:2 is damaged .*; make the run again"):
@@ -206,6 +213,11 @@ def test_options_go_before_the_file_and_the_file_before_the_preset(
         assert words in " ".join(shown.split())
     for source in ("settings.json", "metrics.json"):  # what a run leaves can be given to another one
         assert presets.read_settings(out / source)[0] == found["settings"]
+
+
+def test_the_last_of_two_presets_counts() -> None:
+    for argv in (["--preset", "paper-mf", "--preset", "lightgcn"], ["--preset=paper-mf", "--preset=lightgcn"]):
+        assert configure.defaults(argv) == ("lightgcn", presets.PRESETS["lightgcn"])
 
 
 def test_unknown_options_name_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

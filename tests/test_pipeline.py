@@ -229,6 +229,46 @@ def test_a_user_with_every_item_is_told_before_anything_is_trained(tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["embeddings.npz", "seen.npz", "adjust.json", "settings.json"])
+def test_files_that_no_run_was_interrupted_at_stay(name: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"epochs": 3}')
+    with pytest.raises(FileExistsError, match=rf"{name}.*choose another --out"):
+        pipeline.train(str(folder), SMALL, tmp_path)
+    if name != "settings.json":
+        with pytest.raises(ValueError, match=f"holds {name} of another command and no run to resume"):
+            pipeline.train(str(folder), SMALL, tmp_path, resume=True)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"epochs": 3}')]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_may_begin_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(str(folder), SMALL, tmp_path)
+    monkeypatch.setattr(pipeline, "_run", lambda *args, **options: {"began": True})
+    assert pipeline.train(str(folder), SMALL, tmp_path) == {"began": True}
+
+
+def test_a_metric_that_is_missing_leaves_its_place_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"recall@20": 0.1, "ndcg@20": 0.2, "arp@20": 55.0, "coverage@20": 0.3}
+    cli._print_tests({"test": {"plain": values}})
+    assert capsys.readouterr().out.split()[-7:] == ["test", "plain", "0.1000", "0.2000", "–", "55.0", "0.3000"]
+    cli._print_tests({"test": {"plain": {name.replace("20", "5"): value for name, value in values.items()}}})
+    out = capsys.readouterr().out
+    assert "ndcg@5" in out
+    assert "0.2000" in out
+
+
+def test_lists_that_are_short_may_be_unchanged() -> None:
+    before = np.array([[1, -1, -1], [-1, -1, -1], [1, 2, -1], [4, 5, 6]])
+    after = np.array([[1, -1, -1], [-1, -1, -1], [2, 3, -1], [6, 5, 4]])
+    np.testing.assert_allclose(analysis.change_in_lists(before, after), [0, 0, 0.5, 0])
+
+
 @pytest.mark.parametrize(
     ("text", "change", "more", "message"),
     [
@@ -297,6 +337,9 @@ def test_fingerprints_tell_pairs_and_ids_apart_and_not_their_order() -> None:
     pairs = random_interactions(3)
     turned = data.Interactions(pairs.users[::-1], pairs.items[::-1], pairs.num_users, pairs.num_items)
     assert turned.fingerprint == pairs.fingerprint
+    text = [f"u{n}" for n in range(pairs.num_users)]
+    named = [dataclasses.replace(pairs, user_ids=np.array(text, f"U{width}")).fingerprint for width in (3, 9)]
+    assert named[0] == named[1] != pairs.fingerprint
     others = [pairs.select(np.arange(1, len(pairs))), dataclasses.replace(pairs, user_ids=np.arange(1, 31))]
     others += [data.Interactions(pairs.users, pairs.items, pairs.num_users + 1, pairs.num_items)]
     assert len({pairs.fingerprint, *(other.fingerprint for other in others)}) == 4

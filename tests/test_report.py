@@ -263,6 +263,15 @@ def test_runs_of_other_users_or_data_are_not_paired(run: Path, tmp_path: Path) -
     assert report.paired([run, changed]).notes == [note]
 
 
+def test_an_item_of_the_same_name_as_another_is_new(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "named"
+    shutil.copytree(run, other)
+    row = {"item": "Twice (1997)", "popularity": 3, "group": "tail"}
+    user = {"user": "7", "profile": [row], "plain": [row | {"id": "246"}], "adjusted": [row | {"id": "268"}]}
+    files.write_json(other / "lists.json", {"users": [user], "changed": [1.0]})
+    assert report.write_report(other).read_text().count("<b>new</b></li>") == 1
+
+
 def test_the_front_holds_what_nothing_beats() -> None:
     xy = np.random.default_rng(0).random((40, 2))
     found = {tuple(p) for p in figures.pareto(xy)}

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from jaxrec.adapters import TwoTower
@@ -160,7 +162,7 @@ def alike(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
         return ids
     if others.dtype.kind == "U":
         return ids.astype(np.str_)
-    whole = [is_whole(text) for text in ids.tolist()]
+    whole = [is_whole(text) and len(text) <= 18 for text in ids.tolist()]
     # Ids that are no numbers can't be meant by numbers: each gets one that no id has.
     stand_in = -1 - np.arange(len(ids))
     return np.array([int(t) if w else n for t, w, n in zip(ids.tolist(), whole, stand_in.tolist(), strict=True)])
@@ -188,7 +190,7 @@ def write(
     tables = {"user": np.asarray(corrected.user), "item": np.asarray(corrected.item)}
     embeddings.write_embeddings(out, tables, {"user": seen.user_ids, "item": seen.item_ids}, formats)
     runs.save_ledger(out, found.ledger)
-    runs.save_per_user(out, found.results)
+    runs.save_per_user(out, {arm: of_validation(parts) for arm, parts in found.results.items()})
     runs.write_readings(out, found.plain, found.ledger, seen.item_counts)
     runs.write_lists(out, Dataset(two.source, Split(seen)), found.plain, found.tables)
     files.write_json(out / "frontier.json", {n: [p._asdict() for p in tried] for n, tried in found.frontier.items()})
@@ -208,18 +210,24 @@ def write(
     files.write_json(out / "adjust.json", summary)
     page = {
         "data": settings["interactions"],
+        "fingerprint": seen.fingerprint,
         "source": settings["interactions"],
         "model": two.source,
         "seed": settings["seed"],
         "selected": found.strengths,
         "selected_by_arm": summary["strengths_by_arm"],
         "best_epoch": 0,
-        "tests": {f"{part} validation": arms for part, arms in found.validation.items()},
+        "tests": of_validation(found.validation),
         "validation": {name: point.metrics for name, point in found.selected.items()},
-        "comparisons": {
-            f"{part} validation": pairs for part, pairs in pipeline.comparisons(found.results, settings["k"]).items()
-        },
-        "tradeoff": found.tradeoff,
+        "comparisons": of_validation(pipeline.comparisons(found.results, settings["k"])),
+        "tradeoff": [
+            row
+            | {
+                "arms": {arm: its | {"tests": of_validation(its["tests"])} for arm, its in row["arms"].items()},
+                "adjusted - count_control": of_validation(row["adjusted - count_control"]),
+            }
+            for row in found.tradeoff
+        ],
         "claims": analysis.claims(found.plain, found.ledger, seen.item_counts),
         "settings": settings,
         "notes": [f"figures are of validation, on {found.reported_on}", *found.notes],
@@ -227,6 +235,11 @@ def write(
         "seconds": found.seconds,
     }
     files.write_json(out / "metrics.json", page)
+
+
+def of_validation(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts under the names that a page shows in the place of tests."""
+    return {f"{part} validation": value for part, value in parts.items()}
 
 
 def _with_user_bias(tables: Any, user_bias: Any) -> Any:
@@ -247,7 +260,8 @@ def _tell(out: Path, found: Adjusted, seconds: float) -> None:
     print(f"validation, on {found.reported_on}:")
     for part, arms in found.validation.items():
         for arm, values in arms.items():
-            shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("recall@20", "ndcg@20") if name in values)
+            names = found.selected["adjusted"].metrics[part]  # at the cut-off that strengths were selected by
+            shown = "  ".join(f"{name} {values[name]:.4f}" for name in names)
             print(f"  {part:9} {arm:14} {shown}")
     print("strengths: " + ", ".join(f"{name} {value:.3g}" for name, value in found.strengths.items()))
     for note in found.notes:

@@ -41,12 +41,14 @@ def parse(command: type[Args], argv: Sequence[str], prog: str) -> Args:
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
+    """The value of an option: the last one where it is given several times, as for all other options."""
+    found = None
     for n, word in enumerate(argv):
         if word == name and n + 1 < len(argv):
-            return argv[n + 1]
+            found = argv[n + 1]
         if word.startswith(name + "="):
-            return word.partition("=")[2]
-    return None
+            found = word.partition("=")[2]
+    return found
 
 
 def announce(settings: Settings, preset: str, **facts: object) -> None:

@@ -82,6 +82,8 @@ class Interactions:
         """32 hex digits that tell whether two sets hold the same pairs, whatever their order, under the same ids."""
         digest = hashlib.sha256(f"{self.num_users} {self.num_items}".encode())
         for column in (np.sort(self.keys), self.user_ids, self.item_ids):
+            if column.dtype.kind == "U":  # however wide its cells are
+                column = np.array(column.tolist(), np.str_)
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:32]
 

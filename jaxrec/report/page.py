@@ -184,12 +184,14 @@ def _at_limits(tradeoff: Sequence[dict[str, Any]]) -> str:
         for test, c in row.get("adjusted - count_control", {}).items():
             name = next(n for n in next(iter(row["arms"].values()))["tests"][test] if n.startswith("ndcg"))
             values = [row["arms"][arm]["tests"][test][name] for arm in ("adjusted", "count_control")]
-            label = f"{100 * row['max_loss']:.0f} %, {escape(test)} test"
+            label = f"{100 * row['max_loss']:.0f} %, {words.test_name(test).removeprefix('the ')}"
             rows.append([label, *(f"{v:.4f}" for v in values), signed(c["difference"], 4), chance(c["p"])])
     if not rows:
         return ""
     header = ["natural loss allowed on validation", "adjusted", "count control", "difference", "paired p"]
-    return "<p>NDCG on the tests, strengths chosen on validation:</p>" + table(header, rows, label="NDCG at limits")
+    tests = all(test.endswith("validation") for row in tradeoff for test in row["adjusted - count_control"])
+    where = "validation" if tests else "the tests"
+    return f"<p>NDCG on {where}, strengths chosen on validation:</p>" + table(header, rows, label="NDCG at limits")
 
 
 def _groups(it: Run) -> list[str]:
@@ -251,7 +253,7 @@ def _lists(lists: dict[str, Any] | None) -> str:
     ]
     for user, changed in zip(lists["users"], lists["changed"], strict=True):
         known = ", ".join(escape(r["item"]) for r in user["profile"][:5])
-        before = {r["item"] for r in user["plain"]}
+        before = {_id(r) for r in user["plain"]}
         parts.append(
             f'<article><h3>User {escape(user["user"])}</h3><p class="muted">Knows {known}, … '
             f"The correction replaced {100 * changed:.0f} % of the list.</p>"
@@ -261,10 +263,15 @@ def _lists(lists: dict[str, Any] | None) -> str:
     return "".join(parts)
 
 
+def _id(row: dict[str, Any]) -> str:
+    """What tells an item from others of its name; older runs have the name only."""
+    return str(row.get("id", row["item"]))
+
+
 def _ranked(rows: Sequence[dict[str, Any]], before: set[str]) -> str:
     shown = "".join(
         f'<li>{escape(r["item"])} <small class="{r["group"]}">{GROUPS[r["group"]]}, {r["popularity"]:,}</small>'
-        + (" <b>new</b>" if r["item"] not in before else "")
+        + (" <b>new</b>" if _id(r) not in before else "")
         + "</li>"
         for r in rows
     )
