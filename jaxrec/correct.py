@@ -282,7 +282,7 @@ def without_folded(tables: Tables, width: int) -> Tables:
     ((1, 2), (3, 2), [0.0, 1.0, 2.0])
     """
     user, item = tables.user[:, :width], tables.item[:, :width]
-    if bool((user[:, -1] == 1).all()):
+    if width > 1 and bool((user[:, -1] == 1).all()):
         return tables._replace(user=user[:, :-1], item=item[:, :-1], item_bias=item[:, -1])
     return tables._replace(user=user, item=item)
 

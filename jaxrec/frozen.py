@@ -74,6 +74,16 @@ def _spread(tables: Tables) -> Array:
     return jnp.where(square > floor, jnp.sqrt(jnp.where(square > floor, square, 1.0)), 0.0)
 
 
+def usual_scale(tables: Tables) -> float:
+    """The median of `score_scale` over the users whose scores differ; 1 where nobody's do.
+
+    >>> usual_scale(Tables(jnp.array([[2.0], [0.0], [0.0]]), jnp.array([[1.0], [-1.0]])))
+    2.0
+    """
+    spreads = np.asarray(_spread(tables))
+    return float(np.median(spreads[spreads > 0])) if spreads.any() else 1.0
+
+
 def scale_users(tables: Tables, factor: Array) -> Tables:
     """Every user's scores times a positive factor [U]; no ranking changes. Biases are folded in."""
     folded = fold_bias(tables)
@@ -119,8 +129,7 @@ def fit_temperature(
         inverse = jnp.exp(log_inverse)
         return jnp.mean(loss(inverse * positive, inverse * negative, where=where, log_q=log_q))
 
-    spreads = np.asarray(_spread(folded._replace(user=folded.user[np.flatnonzero(interactions.user_counts)])))
-    spread = float(jnp.median(spreads[spreads > 0])) if spreads.any() else 1.0
+    spread = usual_scale(folded._replace(user=folded.user[np.flatnonzero(interactions.user_counts)]))
     low, high = (float(-np.log(t * spread)) for t in reversed(TEMPERATURES))
     best = minimize_scalar(lambda x: float(at(jnp.float32(x))), bounds=(low, high), method="bounded")
     return float(np.exp(-best.x))

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -48,7 +49,7 @@ def fold_in(
     cosine: the mean of the history's unit vectors, of length 1.
 
     `calibrate_fold_in` finds the ridge and the weight that give known users their own rows back. An empty history gives
-    a zero row (without a bias). Item rows are the model's own: for corrected ones see `correct.for_new_users`.
+    a zero row, with biases too. Item rows are the model's own: for corrected ones see `correct.for_new_users`.
 
     >>> (2 * fold_in(jnp.eye(3), [[0, 1], []], score="cosine") ** 2).round().tolist()
     [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
@@ -139,7 +140,11 @@ def _interactions(histories: Histories, num_items: int) -> Interactions:
         if histories.num_items != num_items:
             raise ValueError(f"histories must be of the {num_items} items of the table, got {histories.num_items}")
         return histories
-    lists = [np.unique(np.asarray(h, np.int64)) for h in histories]
+    lists = [np.unique(np.asarray(h)) for h in histories]
+    for number, own in enumerate(lists):
+        if len(own) and own.dtype.kind not in "iu":
+            raise ValueError(f"items of a history must be whole numbers, but history {number} holds {own.dtype}")
+    lists = [own.astype(np.int64) for own in lists]
     items = np.concatenate([np.zeros(0, np.int64), *lists])
     if len(items) and not 0 <= items.min() <= items.max() < num_items:
         raise ValueError(f"items of a history must be in 0..{num_items - 1}, got {items.min()}..{items.max()}")
@@ -158,7 +163,7 @@ def with_new_users(
     bias, item = tables.item_bias, tables.item
     rows = fold_in(item, histories, item_bias=bias, score=how.score, ridge=how.ridge, weight=how.weight)
     if bias is None:
-        rows = rows * (jnp.median(frozen.score_scale(tables)) / frozen.score_scale(Tables(rows, item)))[:, None]
+        rows = rows * (frozen.usual_scale(tables) / frozen.score_scale(Tables(rows, item)))[:, None]
     else:
         rows = rows * how.scale
     seen = frozen.observe(Tables(rows, item, bias), histories, temperature=1.0)
@@ -196,7 +201,7 @@ def recommend(
     _, num_items = rank.check_tables(tables)
     keep = np.ones(num_items, bool) if allow is None else _mask(allow, num_items, "allow")
     if deny is not None:
-        keep &= ~_mask(deny, num_items, "deny")
+        keep = keep & ~_mask(deny, num_items, "deny")
     if not keep.any():
         raise ValueError("the filters leave no item to recommend; allow more, or deny less")
     rank.want_k(k, num_items)
@@ -254,8 +259,8 @@ def write_lists(
 ) -> int:
     """Writes lists with the original ids, one recommendation a line; returns how many.
 
-    .csv, .tsv (.gz too), .parquet: columns user_id, item_id, rank from 1, score. .trec, .run: `user Q0 item rank score
-    tag`, as trec_eval reads it; its ids can't hold white space (DataError).
+    .csv, .tsv, .parquet: columns user_id, item_id, rank from 1, score. .trec, .run: `user Q0 item rank score tag`, as
+    trec_eval reads it. All of these but .parquet may end in .gz. A TREC run's ids can't hold white space (DataError).
     """
     path, k = Path(path), ranking.items.shape[1]
     place = np.flatnonzero(ranking.items.ravel() >= 0)
@@ -265,15 +270,14 @@ def write_lists(
         "rank": np.tile(np.arange(1, k + 1), len(ranking.users))[place],
         "score": ranking.scores.ravel()[place],
     }
-    if path.suffix not in (".trec", ".run"):
-        want_writable(path, (*TABLES, ".trec", ".run"))  # names them all
+    if want_writable(path, (*TABLES, ".trec", ".run")) in TABLES:
         write_columns(path, columns)
         return len(place)
     for name, ids in (("user_id", user_ids), ("item_id", item_ids), ("tag", np.array([tag]))):
         odd = [i for i in ids.tolist() if len(str(i).split()) != 1]
         if odd:
             raise DataError(f"{path}: a TREC run can't hold white space, but {name} {odd[0]!r} has some; write .csv")
-    with path.open("w", encoding="utf-8") as out:
+    with gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8") as out:
         for user, item, position, score in zip(*(c.tolist() for c in columns.values()), strict=True):
             out.write(f"{user} Q0 {item} {position} {score!r} {tag}\n")
     return len(place)

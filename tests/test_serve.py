@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
 import jax
@@ -99,6 +100,10 @@ def test_a_mask_is_a_filter_too(tables: Tables) -> None:
         a, b = (serve.recommend(tables, allow=allow, k=3).items for allow in (masked, named))
         np.testing.assert_array_equal(a, b)
     assert not np.isin(serve.recommend(tables, deny=mask, k=16).items, [2, 3, 5, 7]).any()
+    before = mask.copy()
+    for allow in (mask, jnp.asarray(mask)):
+        assert not (serve.recommend(tables, allow=allow, deny=[3], k=3).items == 3).any()
+    np.testing.assert_array_equal(mask, before)  # it is the caller's
 
 
 def test_calibration_finds_the_scale_of_known_users() -> None:
@@ -112,6 +117,32 @@ def test_calibration_finds_the_scale_of_known_users() -> None:
         lengths = [np.median(np.std(rows @ item.T, axis=1)) for rows in (longer * folded, how.scale * made)]
         assert lengths[0] == pytest.approx(lengths[1], rel=1e-4)
         assert how.scale > 0.5 * longer
+
+
+def test_the_scale_of_new_users_is_that_of_users_with_a_history() -> None:
+    known = random_interactions(2, 60, 40, density=0.3)
+    item = 0.01 * jax.random.normal(jax.random.key(0), (40, 6))
+    user = serve.fold_in(item, known)
+    ledger = frozen.observe(Tables(user, item), known, num_negatives=64, batch_size=256)
+    new, how = Interactions([0, 0], [1, 2], 1, 40), serve.FoldIn("dot", 0.1, 10.0, 1.0)
+    wanted = frozen.score_scale(serve.with_new_users(Tables(user, item), ledger, new, how=how)[0])[-1]
+    cold = Tables(jnp.concatenate([user, jnp.zeros((200, 6))]), item)  # users whose scores are all 0
+    found = frozen.score_scale(serve.with_new_users(cold, ledger, new, how=how)[0])[-1]
+    assert float(found) == pytest.approx(float(wanted), rel=1e-4) == pytest.approx(frozen.usual_scale(cold), rel=1e-4)
+
+
+def test_histories_are_whole_numbers(tables: Tables) -> None:
+    with pytest.raises(ValueError, match="whole numbers, but history 1 holds float"):
+        serve.fold_in(tables.item, [[1], [0.7]])
+    assert serve.fold_in(tables.item, [[], []]).shape == (2, D)
+
+
+def test_a_model_of_popularity_alone_takes_new_users() -> None:
+    known = random_interactions(2, 60, 40, density=0.3)
+    pop = models.most_popular(known)
+    new = Interactions([0], [1], 1, 40)
+    found = correct.for_new_users(pop, frozen.observe(pop, known), known, new, {"magnitude": 0.1})
+    assert np.isfinite(np.asarray(found.user)).all()
 
 
 @pytest.mark.parametrize("bias", [None, 2.0])
@@ -154,6 +185,13 @@ def test_lists_are_written_with_the_ids_that_came(tables: Tables, tmp_path: Path
     serve.write_lists(tmp_path / "out.parquet", ranking, users, items)
     import polars
 
+    for name in ("out.TREC", "out.run.gz"):
+        serve.write_lists(tmp_path / name, ranking, users, items, tag="mine")
+        content = (tmp_path / name).read_bytes()
+        content = gzip.decompress(content) if name.endswith("gz") else content
+        assert content == (tmp_path / "out.run").read_bytes()
+    with pytest.raises(DataError, match=r"'.json' can't be written; name it .csv, .tsv, .parquet, .trec or .run"):
+        serve.write_lists(tmp_path / "out.json", ranking, users, items)
     assert polars.read_parquet(tmp_path / "out.parquet")["user_id"].to_list() == [x[0] for x in lines]
     with pytest.raises(DataError, match="can't hold white space, but user_id 'a b'"):
         serve.write_lists(tmp_path / "out.run", ranking, np.where(np.arange(U) == 5, "a b", users), items)
