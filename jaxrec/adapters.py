@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.data.interactions import plain_ids
 from jaxrec.models.wrappers import unit
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
@@ -276,7 +277,7 @@ def ids_of(ids: Any, count: int, side: str) -> np.ndarray:
     if ids is None:
         return np.arange(count, dtype=np.int64)
     array = _numpy(ids)
-    array = array.astype(np.int64) if array.dtype.kind in "iu" else np.asarray(array.tolist())
+    array = plain_ids(array, side) if array.dtype.kind in "iu" else np.asarray(array.tolist())
     if array.dtype.kind not in "iU" or array.shape != (count,):
         raise ValueError(
             f"{side} ids must be whole numbers or text, one for each of the {count} {side} rows, "

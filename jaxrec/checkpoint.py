@@ -118,7 +118,10 @@ def _read(path: Path, step: int, like: Any) -> Restored:
 def named_leaves(tree: Any) -> tuple[dict[str, Any], Any]:
     """A pytree's leaves under names like `items.pull.size`, in order, and its structure."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}, structure
+    found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    if len(found) < len(paths):
+        raise ValueError(f"two leaves have one name, joined by dots, among {', '.join(sorted(found))}; rename one")
+    return found, structure
 
 
 def _is_key(leaf: Any) -> bool:
@@ -129,7 +132,9 @@ def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _typed(found: np.ndarray, like: Any) -> jax.Array:
+def _typed(found: np.ndarray, like: Any) -> Any:
+    if isinstance(like, (np.ndarray, np.generic)):  # jax would cut 64 bits to 32
+        return found
     array = jax.numpy.asarray(found)
     return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if _is_key(like) else array
 

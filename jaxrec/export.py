@@ -53,7 +53,7 @@ def save_scorer(
     num_users, num_items = rank.check_tables(tables)
     rank.want_k(k, num_items)
     user_ids, item_ids = ids_of(user_ids, num_users, "user"), ids_of(item_ids, num_items, "item")
-    folded = fold_bias(tables)
+    folded = fold_bias(jax.tree.map(lambda part: part.astype(jnp.float32), tables))  # files hold no bfloat16
     b, m = export.symbolic_shape("b, m")
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (folded.user, folded.item)]
     ids = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((b,), (b, m))]

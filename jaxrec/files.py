@@ -62,6 +62,8 @@ def write_arrays(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: boo
     plain = {name: np.asarray(array) for name, array in arrays.items()}
     if pickled := [name for name, array in plain.items() if array.dtype.hasobject]:
         raise ValueError(f"{path}: no pickle is written, but {', '.join(pickled)} holds objects; give numbers or text")
+    if odd := [name for name, array in plain.items() if array.dtype.kind == "V"]:
+        raise ValueError(f"{path}: numpy files hold no {plain[odd[0]].dtype}, as {', '.join(odd)} is; give float32")
     with whole(path) as partial, partial.open("wb") as out:  # given a name, numpy would append .npz to it
         (np.savez_compressed if compressed else np.savez)(out, **plain)  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -190,7 +191,7 @@ def fit(
                 "seconds": round(time.perf_counter() - begun, 4),
             }
             if evaluate is not None and (number % evaluate_every == 0 or number == epochs):
-                found = evaluate(current)
+                found = {name: float(value) for name, value in evaluate(current).items()}
                 if monitor not in found:
                     raise ValueError(f"monitor {monitor!r} is not among the metrics of evaluate, {sorted(found)}")
                 row |= found
@@ -252,7 +253,8 @@ class _Store:
     """Checkpoints of the state, the best state and the progress, under one fingerprint of the run."""
 
     def __init__(self, folder: Path, meta: dict[str, Any], drawn: str):
-        self.folder, self.meta, self.drawn = folder, meta, drawn
+        self.folder, self.drawn = folder, drawn
+        self.meta = json.loads(json.dumps(meta))  # as it comes back, tuples as lists
         self.last: int | None = None  # the epoch that this run saved last, or went on from
 
     def save(self, state: TrainState, best: TrainState, known: _Progress) -> None:

@@ -55,6 +55,7 @@ def test_a_user_column_of_ones_is_an_item_bias() -> None:
         ({"user_ids": [1, 2]}, "one for each of the 6 user rows"),
         ({"item_ids": list("aabcdefgh")}, "item ids must differ, but a is there 2 times"),
         ({"item_ids": [0.5] * 9}, "whole numbers or text"),
+        ({"item_ids": np.arange(9, dtype=np.uint64) + 2**63}, r"item_ids must be below 2\*\*63"),
         ({"score": "l2"}, "score must be 'dot' or 'cosine'"),
     ],
 )

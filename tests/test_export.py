@@ -95,6 +95,17 @@ def test_a_scorer_is_written_where_told_and_never_with_a_pickle(tmp_path: Path) 
     assert found.item_ids.tolist() == list(range(20))
 
 
+def test_a_scorer_of_narrow_floats_is_read_again(tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
+    from jaxrec import export
+
+    narrow = jax.tree.map(lambda part: part.astype(jnp.bfloat16), TABLES)
+    export.save_scorer(tmp_path / "s.npz", narrow, k=3)
+    found, _ = export.load_scorer(tmp_path / "s.npz").rank(np.array([0, 1]), np.zeros((2, 0), np.int32))
+    wide = jax.tree.map(lambda part: part.astype(jnp.float32), narrow)
+    np.testing.assert_array_equal(found, rank.top_k(wide, [0, 1], None, k=3).items)
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [

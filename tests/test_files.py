@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -52,6 +53,12 @@ def test_no_pickle_is_written_or_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", ids=np.array([None, "a"]))
     with pytest.raises(DataError, match=r"b\.npz is damaged or of another kind"):
         _take(tmp_path / "b.npz", "ids")
+
+
+def test_floats_that_numpy_has_not_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="numpy files hold no bfloat16, as rows is; give float32"):
+        files.write_arrays(tmp_path / "a.npz", {"rows": jnp.ones(3, jnp.bfloat16)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_damage_and_what_is_missing_are_told_with_what_to_do(tmp_path: Path) -> None:

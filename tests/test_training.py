@@ -320,6 +320,28 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         fit(step, sampler, epochs=2, key=jax.random.key(0), checkpoint=tmp_path, resume=True, meta={"seed": 1})
 
 
+def test_metrics_and_meta_of_any_kind_are_saved(tmp_path: Path) -> None:
+    sampler, step = parts()
+    more: dict[str, Any] = {"checkpoint": tmp_path, "meta": {"sizes": (64, 32)}, "monitor": "m"}
+    more["key"] = jax.random.key(0)
+    fit(step, sampler, epochs=1, evaluate=lambda state: {"m": np.float32(0.5)}, **more)
+    found = fit(step, sampler, epochs=2, evaluate=lambda state: {"m": jnp.ones(())}, resume=True, **more)
+    assert [row["m"] for row in found.history] == [0.5, 1.0]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0), checkpoint=tmp_path / "b", meta={"of": object()})
+    assert not (tmp_path / "b").exists()
+
+
+def test_leaves_come_back_as_what_they_were(tmp_path: Path) -> None:
+    state = {"wide": np.array([2**40 + 3]), "real": np.array([0.1]), "own": jnp.ones(2)}
+    checkpoint.save(tmp_path, 1, state)
+    found = checkpoint.restore(tmp_path, state).state
+    assert (found["wide"].dtype, found["wide"].tolist(), found["real"].tolist()) == (np.int64, [2**40 + 3], [0.1])
+    assert isinstance(found["own"], jax.Array)
+    with pytest.raises(ValueError, match=r"two leaves have one name, .* a\.b"):
+        checkpoint.save(tmp_path / "other", 1, {"a.b": jnp.ones(1), "a": {"b": jnp.ones(2)}})
+
+
 def test_a_checkpoint_of_other_batches_is_refused(tmp_path: Path) -> None:
     sampler, step = parts()
     more: dict[str, Any] = {"checkpoint": tmp_path, "resume": True}

@@ -118,7 +118,9 @@ def hold_out_after(
     moment = time if quantile is None else np.quantile(times, quantile, method="lower")
     held = times > moment
     if held.all() or not held.any():
-        raise DataError(f"time {moment}: wanted one within {times.min()} to {times.max()}, else a part is empty")
+        raise DataError(
+            f"time {moment}: wanted one from {times.min()} to below {times.max()}, the last one, or a part is empty"
+        )
     return _temporal(data, held, [f"time: held out {int(held.sum())} of {len(data)} interactions after {moment}"])
 
 
