@@ -218,11 +218,14 @@ def correct(
     Offsets are in units of the standard deviation of each user's scores, which is why the scores of all users are
     brought to 1 before and back to their own scale after. ValueError for strengths that the arm does not have.
     """
-    plain = fold_bias(tables)
-    if not any(strengths.values()):
-        return plain
     base, scale = frozen.standardize(tables)
-    found = selection.arms(base, ledger, interactions, family=family, seed=seed)[arm]
+    arms = selection.arms(base, ledger, interactions, family=family, seed=seed)
+    if arm not in arms:
+        raise ValueError(f"there is no arm {arm!r}; there are {', '.join(arms)}")
+    found = arms[arm]
+    selection.want_strengths(found, strengths)
+    if not any(strengths.values()):
+        return fold_bias(tables)
     return frozen.scale_users(selection.apply(found, strengths, base, ledger), scale)
 
 

@@ -70,7 +70,8 @@ def _spread(tables: Tables) -> Array:
     centred = folded.item - jnp.mean(folded.item, axis=0, keepdims=True)
     covariance = product(centred.T, centred) / folded.item.shape[0]
     square = jnp.sum(product(folded.user, covariance) * folded.user, axis=1)
-    floor = 1e-12 * jnp.maximum(jnp.max(square, initial=0.0), 1e-30)
+    # Rounding alone leaves so much of a user whose scores are all equal.
+    floor = 1e-12 * jnp.maximum(jnp.sum(folded.user**2, axis=1) * jnp.trace(covariance), 1e-30)
     return jnp.where(square > floor, jnp.sqrt(jnp.where(square > floor, square, 1.0)), 0.0)
 
 

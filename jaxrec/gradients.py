@@ -161,7 +161,7 @@ def observe_batch(
         pull_of_user = jnp.abs(g.positive) * length(positive)
         each = "bk,kd->bd" if shared else "bk,bkd->bd"
         push_of_user = length(jnp.einsum(each, g.negative, negative, precision="highest"))
-    present = jnp.ones_like(g.negative) if batch.where is None else batch.where.astype(g.negative.dtype)
+    present = jnp.ones(g.negative.shape, jnp.float32) if batch.where is None else batch.where.astype(jnp.float32)
     if shared:
         push_size, push_count = product(by_user, jnp.abs(g.negative)), jnp.sum(present, axis=0)
     else:
@@ -217,7 +217,7 @@ def observe_rows(
     """Adds a batch's gradients by row, whose own lengths are the sizes; negatives' are [B, K, D], shared or not."""
     size = RowGradients(*map(length, rows))
     rows = summed(rows, batch)
-    present = jnp.ones_like(size.negative) if batch.where is None else batch.where.astype(size.negative.dtype)
+    present = jnp.ones(size.negative.shape, jnp.float32) if batch.where is None else batch.where.astype(jnp.float32)
     if batch.negatives.ndim == 1:
         push_size, push_count = jnp.sum(size.negative, axis=0), jnp.sum(present, axis=0)
     else:

@@ -42,6 +42,7 @@ def scores(tables: Tables, users: Array, items: Array) -> Array:
     >>> scores(tables, jnp.array([0, 1]), jnp.array([0, 3])).tolist()
     [3.0, 6.0]
     """
+    tables = _in_32_bits(tables)
     found = jnp.sum(tables.user[users] * tables.item[items], axis=-1)
     if tables.item_bias is None:
         return found
@@ -56,6 +57,7 @@ def masked_scores(tables: Tables, users: Array, excluded: Array) -> Array:
 
 def scores_by_item(tables: Tables, users: Array, excluded: Array) -> Array:
     """`masked_scores` the other way round, [I, b]: on a CPU a product of this shape is up to 1.8 times as quick."""
+    tables = _in_32_bits(tables)
     found = product(tables.item, tables.user[users].T)
     if tables.item_bias is not None:
         strength = 1.0 if tables.bias_strength is None else tables.bias_strength[users][None, :]
@@ -64,6 +66,11 @@ def scores_by_item(tables: Tables, users: Array, excluded: Array) -> Array:
         found = jnp.where(found == 0, 0.0, found)  # top_k holds -0 for less than 0
     columns = jnp.arange(users.shape[0])[:, None]
     return found.at[excluded, columns].set(-jnp.inf, mode="drop")
+
+
+def _in_32_bits(tables: Tables) -> Tables:
+    """Tables of 16 bits in float32, others as they are: sums in 16 overflow, and make different scores equal."""
+    return jax.tree.map(lambda part: part.astype(jnp.float32) if part.dtype.itemsize < 4 else part, tables)
 
 
 def rank_block(tables: Tables, users: Array, excluded: Array, k: int) -> tuple[Array, Array]:

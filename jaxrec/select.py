@@ -264,12 +264,17 @@ def _divisor(block: int, most: int) -> int:
     return max((n for n in sizes if n <= most), default=sizes[0])
 
 
-def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: GradientLedger) -> Tables:
-    """The tables as an arm's strengths, by name, make them, biases folded in; strengths not named are 0."""
+def want_strengths(arm: Arm, strengths: Mapping[str, float]) -> None:
+    """ValueError for a strength that an arm has not, with the nearest name."""
     unknown = sorted(set(strengths) - set(arm.names))
     if unknown:
         hint = nearest(unknown[0], arm.names)
         raise ValueError(f"there is no strength {unknown[0]!r}{hint}; the names are {', '.join(arm.names)}")
+
+
+def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: GradientLedger) -> Tables:
+    """The tables as an arm's strengths, by name, make them, biases folded in; strengths not named are 0."""
+    want_strengths(arm, strengths)
     values = jnp.asarray([strengths.get(name, 0.0) for name in arm.names], jnp.float32)
     return adj.fold_bias(arm.adjust(values)(tables, ledger))
 
@@ -312,6 +317,7 @@ def _gradient_arm(tables: Tables, ledger: GradientLedger, unit: float) -> Arm:
     size = adj.log_relative(ledgers.magnitude(ledger.items))
     d = ledgers.direction(ledger.items)
     width = len(d)
+    adj.widen(d, tables.user.shape[1])  # refuses a ledger that is wider than the tables
     user, item = tables.user[:, :width], tables.item[:, :width]
     shifts: tuple[Array, ...] = ()
     if ledger.items.pull.vector.ndim == 2:

@@ -155,6 +155,22 @@ def test_observe_tells_what_does_not_fit(tables: Tables, interactions: Interacti
         frozen.observe(tables, interactions, temperature=0.0)
 
 
+def test_the_scale_of_a_user_is_their_own() -> None:
+    """Also beside one whose scores are a million times as large."""
+    item = jax.random.normal(jax.random.key(0), (50, 3))
+    user = jnp.array([[4e6, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0]])
+    found = frozen.score_scale(Tables(user, item))
+    np.testing.assert_allclose(found, [4e6 * jnp.std(item[:, 0]), 3 * jnp.std(item[:, 1]), 1], rtol=1e-4)
+
+
+def test_names_that_an_arm_has_not_are_told(tables: Tables, interactions: Interactions) -> None:
+    ledger = frozen.observe(tables, interactions, temperature=1.0, num_negatives=8)
+    with pytest.raises(ValueError, match="there is no arm 'nope'; there are adjusted, count_control, tten"):
+        correct.correct(tables, ledger, interactions, {"direction": 0.5}, arm="nope")
+    with pytest.raises(ValueError, match="there is no strength 'bogus'"):
+        correct.correct(tables, ledger, interactions, {"bogus": 0.0})
+
+
 def test_strengths_of_zero_give_the_tables_bit_for_bit(tables: Tables, interactions: Interactions) -> None:
     ledger = ledgers.init(U, N, D)
     plain = tables._replace(item_bias=None)

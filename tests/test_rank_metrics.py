@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ir_measures
 import jax
 import jax.numpy as jnp
@@ -104,6 +106,19 @@ def test_tables_that_are_not_finite_are_refused_with_the_row() -> None:
     tables = tables_of(0)
     with pytest.raises(ValueError, match=r"tables.item must be finite.*first: 4"):
         rank.top_k(tables._replace(item=tables.item.at[4, 0].set(jnp.nan)), None, None, k=3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_tables_of_16_bits_are_ranked_in_32(dtype: Any) -> None:
+    """In their own precision the scores of float16 would overflow, and those of bfloat16 be equal in many places."""
+    narrow = jax.tree.map(lambda part: (100 * part).astype(dtype), tables_of(0, items=200, width=64))
+    wide = jax.tree.map(lambda part: part.astype(jnp.float32), narrow)
+    found, wanted = (rank.top_k(tables, None, None, k=10) for tables in (narrow, wide))
+    np.testing.assert_array_equal(found.items, wanted.items)
+    np.testing.assert_array_equal(found.scores, wanted.scores)
+    assert found.scores.max() > np.finfo(np.float16).max
+    pairs = jnp.arange(30), jnp.arange(30)
+    np.testing.assert_array_equal(rank.scores(narrow, *pairs), rank.scores(wide, *pairs))
 
 
 @pytest.mark.parametrize("name", ["user", "item"])
