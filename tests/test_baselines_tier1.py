@@ -15,10 +15,13 @@ from conftest import random_interactions
 
 from jaxrec import baselines, models, objectives, optim, presets, samplers, select
 from jaxrec.baselines import base, cause, dice, ips, macr, pd, samreg, strata
+from jaxrec.baselines.parts import on_backbone
 from jaxrec.data import Interactions
 from jaxrec.data.synthetic import synthetic
 from jaxrec.gradients import RowObjective, ScoredRows
+from jaxrec.presets import Settings
 from jaxrec.step import Step, make_row_step, make_step
+from jaxrec.train import make_epoch
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Batch, Scorer, Tables
 
@@ -695,6 +698,52 @@ def test_every_registered_method_is_built_on_mf() -> None:
         if "key" not in baselines.options(name):  # those train a branch first
             method = baselines.build(name, TRAIN, width=D, batch_size=64)
             assert isinstance(method, base.Method)
+
+
+def test_no_option_of_a_method_has_the_name_of_a_setting() -> None:
+    settings = {f.name for f in dataclasses.fields(Settings)}
+    shared = {name: settings & set(baselines.options(name)) for name in baselines.METHODS}
+    shared = {name: found for name, found in shared.items() if found}
+    assert set().union(*shared.values()) <= {"temperature"}  # of the loss, where cosines have none
+
+
+@pytest.mark.parametrize("name", ["dap", "cause", "dice", "invcf"])
+@pytest.mark.parametrize("backbone", ["two-tower", "neumf"])
+def test_methods_of_rows_want_backbones_that_are_linear(name: str, backbone: Any) -> None:
+    settings = on_backbone(baselines.METHODS[name].settings, backbone)
+    with pytest.raises(ValueError, match="wants"):
+        baselines.METHODS[name](settings, TRAIN)
+
+
+@pytest.mark.parametrize("name", ["ccl", "zerosum", "ipl", "resn", "adap_tau", "bc_loss", "popgo", "invcf"])
+def test_an_objective_that_would_not_be_read_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} has an objective of its own, got 'bce'"):
+        baselines.build(name, TRAIN, objective="bce")
+
+
+def test_a_sampler_of_more_than_the_model_of_adap_tau_has_is_refused() -> None:
+    method = baselines.build("adap_tau", TRAIN, width=D, batch_size=32, negatives=8)
+    more = Interactions(TRAIN.users, TRAIN.items, USERS + 1, ITEMS)
+    with pytest.raises(ValueError, match=f"the sampler draws from {USERS + 1} users"):
+        make_epoch(method.step, samplers.sampler(more, batch_size=32, num_negatives=8, shared=True))
+
+
+def test_rows_without_negatives_have_no_part_in_samreg() -> None:
+    batch = batch_of()
+    rng = np.random.default_rng(2)
+    positive, negative = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((B,), (B, K)))
+    where = jnp.ones((B, K), bool).at[B - 1].set(False)
+    of = samreg.objective(COUNTS, weight=0.3)
+    fewer = batch._replace(**{name: getattr(batch, name)[:-1] for name in ("users", "positives", "negatives")})
+    wanted = of(fewer)(positive[:-1], negative[:-1], where=where[:-1])
+    np.testing.assert_allclose(of(batch)(positive, negative, where=where)[:-1], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dice", "samreg"])
+def test_a_user_with_every_item_is_told_where_negatives_are_drawn_by_popularity(name: str) -> None:
+    full = Interactions([0] * 6 + [1], [*range(6), 0], 2, 6)
+    with pytest.raises(ValueError, match="user 0 has every item"):
+        baselines.build(name, full, width=D, batch_size=4, reject=True)
 
 
 def test_a_method_of_ones_own_is_built_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

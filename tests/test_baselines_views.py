@@ -149,7 +149,7 @@ def test_each_weight_of_invcf_has_a_term_of_its_own(name: str) -> None:
 @pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
 def test_invcf_without_its_terms_is_the_softmax_of_cosines(backbone: Backbone) -> None:
     settings = dataclasses.replace(plainly(invcf.SETTINGS, backbone), l2=0.03)
-    method = invcf.build(settings, TRAIN, temperature=0.2, popularity=0.0, disentangle=0.0, invariance=0.0)
+    method = invcf.build(settings, TRAIN, temperature=0.2, second=0.0, disentangle=0.0, invariance=0.0)
     softmax = objectives.softmax()
     model, sampler, step = presets.build(settings, TRAIN, objective=lambda p, n, **o: softmax(p / 0.2, n / 0.2, **o))
     params, batch = method.model.init(jax.random.key(1)), sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import objectives, presets
+from jaxrec.baselines.base import want_own_objective
 from jaxrec.baselines.parts import COSINES, Assembly, want_cosines
 from jaxrec.data.interactions import Interactions
 from jaxrec.models.base import Model, candidate_scores, pair_scores
@@ -155,7 +156,7 @@ def make_adaptive_step(
         own = observe(own, batch.users, losses, *means, momentum=momentum)
         return after._replace(transform=(after.transform, own)), info
 
-    return Step(start, update)
+    return plain._replace(init=start, update=update)
 
 
 def build(
@@ -165,6 +166,7 @@ def build(
 
     Users' temperatures change no ranking, so the model ranks by cosines. β = ∞ keeps one temperature for all.
     """
+    want_own_objective("adap_tau", settings, SETTINGS)
     want_cosines("adap_tau", settings)
     number = min(settings.batch_size, len(train)) if settings.in_batch else settings.negatives
 

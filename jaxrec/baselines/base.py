@@ -98,6 +98,19 @@ def want_plain_rows(name: str, settings: Settings) -> None:
         raise ValueError(f"{name} wants embeddings as they are, got {got}; leave them at False, False, False and 1")
 
 
+def want_linear(name: str, settings: Settings) -> None:
+    """ValueError unless scored rows are linear in the embeddings, column by column, so that their halves stay apart."""
+    if settings.backbone not in ("mf", "lightgcn"):
+        got = settings.backbone
+        raise ValueError(f"{name} wants backbone mf or lightgcn, whose layers keep columns apart; got {got!r}")
+
+
+def want_own_objective(name: str, settings: Settings, defaults: Settings) -> None:
+    """ValueError for settings that name an objective, where the method has one of its own."""
+    if settings.objective != defaults.objective:
+        raise ValueError(f"{name} has an objective of its own, got {settings.objective!r}; leave the setting out")
+
+
 def want_objective(name: str, settings: Settings, *wanted: Literal["bpr", "bce", "softmax"]) -> None:
     """ValueError unless the objective is one that the method is made of."""
     if settings.objective not in wanted:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import objectives
+from jaxrec.baselines.base import want_own_objective
 from jaxrec.baselines.branch import build_on
 from jaxrec.baselines.parts import COSINES, Assembly
 from jaxrec.data.interactions import Interactions
@@ -67,5 +68,6 @@ def build(
     mix: float = 0.5,
 ) -> Assembly:
     """Trains the branch, and gives model, sampler and step of BC loss; `settings` name cosines, like `SETTINGS`."""
+    want_own_objective("bc_loss", settings, SETTINGS)
     of = functools.partial(objective, temperature=temperature, mix=mix, logq=settings.logq)
     return build_on("bc_loss", of, settings, train, key=key, epochs=branch_epochs, temperature=branch_temperature)

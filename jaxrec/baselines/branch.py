@@ -41,7 +41,10 @@ def popularity_model(train: Interactions, width: int = 64, *, scale: float = 0.1
 def train_branch(
     settings: Settings, train: Interactions, *, key: Array, epochs: int = 5, temperature: float = 0.1
 ) -> Tables:
-    """Trains the branch by a softmax of cosines on the sampler that settings name, and freezes it: unit rows."""
+    """Trains the branch by a softmax of cosines on the sampler that settings name, and freezes it: unit rows.
+
+    Adam moves it, at the settings' rate, whichever optimiser they name for the model.
+    """
     flat = popularity_model(train, settings.width, scale=settings.init_scale)
     model = models.normalize(flat, items=True, temperature=temperature)
     _, sampler, _ = presets.build(settings, train, observe=False)

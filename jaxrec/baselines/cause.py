@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import objectives, presets
-from jaxrec.baselines.base import Method, known_strengths, want_objective, want_plain_rows
+from jaxrec.baselines.base import Method, known_strengths, want_linear, want_objective, want_plain_rows
 from jaxrec.data.interactions import Interactions
 from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.ledger import GradientLedger
@@ -129,6 +129,7 @@ def build(
     """
     want_objective("cause", settings, "bpr", "bce")
     want_plain_rows("cause", settings)
+    want_linear("cause", settings)
     both, flags = (train, treated(train, part=part, seed=split_seed)) if sample is None else with_sample(train, sample)
     base = objectives.bpr() if settings.objective == "bpr" else objectives.bce()
     double = replace(settings, width=2 * settings.width, init_scale=settings.init_scale * 2**0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 
 from jaxrec import presets
+from jaxrec.baselines.base import want_own_objective
 from jaxrec.baselines.parts import Assembly, want_cosines
 from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective, row_mean
@@ -40,6 +41,7 @@ def build(settings: Settings, train: Interactions, *, margin: float = 0.9, weigh
 
     SimpleX also mixes the mean of the items that a user has into the user; this is its loss alone (MF + CCL).
     """
+    want_own_objective("ccl", settings, SETTINGS)
     want_cosines("ccl", settings)
     if settings.logq:
         raise ValueError("ccl draws negatives as they come, got logq=True; leave it False")

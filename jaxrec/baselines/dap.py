@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import presets
-from jaxrec.baselines.base import Method, known_strengths, want_objective, want_plain_rows
+from jaxrec.baselines.base import Method, known_strengths, want_linear, want_objective, want_plain_rows
 from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
 from jaxrec.models.lightgcn import Graph, normalized_graph
@@ -143,6 +143,7 @@ def build(
     """
     want_objective("dap", settings, "bpr")
     want_plain_rows("dap", settings)
+    want_linear("dap", settings)
     if clusters < 1:
         raise ValueError(f"dap wants at least one cluster, got {clusters}")
     model, sampler, step = presets.build(settings, train)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import presets
-from jaxrec.baselines.base import Method, plain, want_objective, want_plain_rows
+from jaxrec.baselines.base import Method, plain, want_linear, want_objective, want_plain_rows
 from jaxrec.baselines.strata import around, want_own
 from jaxrec.data.interactions import Interactions
 from jaxrec.gradients import RowObjective, ScoredRows
@@ -119,22 +119,23 @@ def build(
     alpha: float = 0.1,
     beta: float = 0.01,
     margin: float = 40.0,
-    decay: float = 0.9,
+    shrink: float = 0.9,
     pool: int = 40,
     kind: Discrepancy = "dcor",
     compared: int | None = 512,
 ) -> Method:
     """DICE on a backbone of twice the width, which a linear backbone reads as two; it ranks by both parts.
 
-    α and the margin shrink by `decay` an epoch. Where fewer than `pool` items are more (less) popular by the margin
-    only the others are drawn.
+    α and the margin are multiplied by `shrink` each epoch. Where fewer than `pool` items are more (less) popular by the
+    margin only the others are drawn.
     """
     want_objective("dice", settings, "bpr")
     want_plain_rows("dice", settings)
+    want_linear("dice", settings)
     want_own("dice", settings)
-    loss = objective(train.item_counts, alpha=alpha, beta=beta, decay=decay, kind=kind, compared=compared)
+    loss = objective(train.item_counts, alpha=alpha, beta=beta, decay=shrink, kind=kind, compared=compared)
     draw = partial(
-        around, train=train, num_negatives=settings.negatives, margin=margin, decay=decay, pool=pool,
+        around, train=train, num_negatives=settings.negatives, margin=margin, decay=shrink, pool=pool,
         reject=settings.reject,
     )  # fmt: skip
     # Each half starts at the length that the settings name.

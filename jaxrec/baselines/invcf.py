@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import objectives, presets
-from jaxrec.baselines.base import Method, known_strengths
+from jaxrec.baselines.base import Method, known_strengths, want_linear, want_own_objective
 from jaxrec.baselines.branch import popularity_model
 from jaxrec.baselines.dice import discrepancy
 from jaxrec.baselines.parts import COSINES, want_cosines
@@ -135,20 +135,22 @@ def build(
     train: Interactions,
     *,
     temperature: float = 0.1,
-    popularity: float = 1e-2,
+    second: float = 1e-2,
     disentangle: float = 1e-6,
     invariance: float = 1e-2,
     compared: int | None = 512,
 ) -> Method:
-    """InvCF on any backbone; `settings` name cosines, like `SETTINGS`. It ranks by the preferences alone.
+    """InvCF on mf or lightgcn; `settings` name cosines, like `SETTINGS`. It ranks by the preferences alone.
 
-    The authors' commands have (λ₁, λ₂, λ₃) = (1e-2, 1e-6, 1e-2) on one data set and (1, 1e-7, 1e-1) on another; τ is
-    tuned. Shared negatives are given to each row as its own, so memory grows with B · K · 2W. What it ranks by is as
-    wide as the ledger, with 0 for the popularities.
+    λ₁, λ₂ and λ₃ are `second`, `disentangle` and `invariance`. The authors' commands have 1e-2, 1e-6, 1e-2 on one data
+    set and 1, 1e-7, 1e-1 on another; τ is tuned. Shared negatives are given to each row as its own, so memory grows
+    with B · K · 2W. What it ranks by is as wide as the ledger, with 0 for the popularities.
     """
     want_cosines("invcf", settings)
+    want_linear("invcf", settings)
+    want_own_objective("invcf", settings, SETTINGS)
     loss = objective(
-        temperature=temperature, popularity=popularity, disentangle=disentangle, invariance=invariance,
+        temperature=temperature, popularity=second, disentangle=disentangle, invariance=invariance,
         compared=compared, logq=settings.logq,
     )  # fmt: skip
     model, sampler, step = presets.build(

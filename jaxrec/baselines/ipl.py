@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import objectives, presets
+from jaxrec.baselines.base import want_own_objective
 from jaxrec.baselines.parts import Assembly, make_batch_step, want_shared
 from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective
@@ -62,6 +63,7 @@ def objective(
 
 def build(settings: Settings, train: Interactions, *, weight: float = 1e-3, gamma: float = 1.0) -> Assembly:
     """Model, sampler and step of IPL; `settings` name shared uniform negatives, like `SETTINGS`."""
+    want_own_objective("ipl", settings, SETTINGS)
     want_shared("ipl", settings)
     of = objective(train.item_counts, train.num_users, weight=weight, gamma=gamma)
     return presets.build(settings, train, objective=of, make=make_batch_step)

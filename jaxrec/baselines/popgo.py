@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 
 from jaxrec import objectives
+from jaxrec.baselines.base import want_own_objective
 from jaxrec.baselines.branch import build_on
 from jaxrec.baselines.parts import COSINES, Assembly
 from jaxrec.data.interactions import Interactions
@@ -51,5 +52,6 @@ def build(
     temperature: float = 0.07,
 ) -> Assembly:
     """Trains the branch, and gives model, sampler and step of PopGo; `settings` name cosines, like `SETTINGS`."""
+    want_own_objective("popgo", settings, SETTINGS)
     of = functools.partial(objective, temperature=temperature, logq=settings.logq)
     return build_on("popgo", of, settings, train, key=key, epochs=branch_epochs, temperature=branch_temperature)

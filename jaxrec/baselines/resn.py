@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import objectives, presets
+from jaxrec.baselines.base import want_own_objective
 from jaxrec.baselines.parts import Assembly, want_shared
 from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective
@@ -46,6 +47,7 @@ def objective(base: Objective, num_items: int, *, weight: float = 1e-4) -> Objec
 
 def build(settings: Settings, train: Interactions, *, weight: float = 1e-4) -> Assembly:
     """Model, sampler and step of ReSN on BPR; `settings` name shared uniform negatives, like `SETTINGS`."""
+    want_own_objective("resn", settings, SETTINGS)
     want_shared("resn", settings)
     loss = objective(objectives.bpr(), train.num_items, weight=weight)
     return presets.build(settings, train, objective=loss)

@@ -30,9 +30,11 @@ SETTINGS = Settings(objective="bpr", normalize_users=False, reject=True, optimiz
 """BPR with one negative a row."""
 
 
-def pearson(x: Array, y: Array) -> Array:
-    """The correlation of x and y [B]; 0 where one of them does not vary."""
-    x, y = x - jnp.mean(x), y - jnp.mean(y)
+def pearson(x: Array, y: Array, where: Array | None = None) -> Array:
+    """The correlation of x and y [B] over the rows of `where` [B] (None: all); 0 where one of them does not vary."""
+    there = jnp.ones(x.shape[0]) if where is None else where.astype(x.dtype)
+    number = jnp.maximum(jnp.sum(there), 1.0)
+    x, y = ((values - jnp.sum(there * values) / number) * there for values in (x, y))
     spread = jnp.sum(x * x) * jnp.sum(y * y)
     return jnp.where(spread > 0, jnp.sum(x * y) * jax.lax.rsqrt(jnp.where(spread > 0, spread, 1.0)), 0.0)
 
@@ -51,7 +53,8 @@ def objective(counts: np.ndarray | Array, *, weight: float = 0.05) -> Callable[[
     def of(batch: Batch) -> Objective:
         def loss(positive: Array, negative: Array, *, where: Array | None = None, log_q: Array | None = None) -> Array:
             right = row_mean(jax.nn.sigmoid(positive[:, None] - negative), where)
-            penalty = pearson(number[batch.positives], right) ** 2
+            some = None if where is None else jnp.any(where, axis=1)  # a row without negatives has no σ
+            penalty = pearson(number[batch.positives], right, some) ** 2
             return (1.0 - weight) * bpr(positive, negative, where=where) + weight * penalty
 
         return loss

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrec.data.interactions import Interactions
 from jaxrec.presets import Settings
-from jaxrec.samplers import MAX_REDRAWS, Sampler, is_known
+from jaxrec.samplers import MAX_REDRAWS, Sampler, is_known, want_negatives
 from jaxrec.types import Array, Batch
 
 
@@ -49,6 +49,8 @@ def around(
     """
     if margin < 0 or not 0 < decay <= 1 or pool < 1:
         raise ValueError(f"wanted margin >= 0, decay in (0, 1] and pool >= 1, got {margin}, {decay} and {pool}")
+    if reject:
+        want_negatives(train)
     counts = train.item_counts
     order = np.argsort(counts, kind="stable")
     starts, items = train.csr()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import presets
+from jaxrec.baselines.base import want_own_objective
 from jaxrec.baselines.parts import Assembly
 from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective, row_mean
@@ -35,4 +36,5 @@ def objective(*, weight: float = 0.9) -> Objective:
 
 def build(settings: Settings, train: Interactions, *, weight: float = 0.9) -> Assembly:
     """Model, sampler and step of zerosum, with the source's w."""
+    want_own_objective("zerosum", settings, SETTINGS)
     return presets.build(settings, train, objective=objective(weight=weight))
