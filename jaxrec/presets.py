@@ -126,6 +126,8 @@ class Settings:
                 raise ValueError(f"{name} must be at least {least[name]}, got {value}")
             if name in _POSITIVE and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if self.decay > 1:
+            raise ValueError(f"decay must be at most 1, got {self.decay}")
         selection.limit(self.select, self.max_loss)
 
 
@@ -268,6 +270,8 @@ def build(
         sampler = around(sampler)
     if s.logq and s.objective != "softmax":
         raise ValueError(f"logq corrects the softmax; objective {s.objective!r} does not read it")
+    if s.logq and not (s.shared or s.in_batch):
+        raise ValueError("logq wants negatives that a batch shares; set shared or in_batch, or leave logq out")
     named = {"bpr": objectives.bpr, "bce": objectives.bce}.get(s.objective, lambda: objectives.softmax(logq=s.logq))
     loss = named() if objective is None else objective
     observation = Observation(decay=s.decay) if observe else None

@@ -194,6 +194,8 @@ def fit(
                 found = {name: float(value) for name, value in evaluate(current).items()}
                 if monitor not in found:
                     raise ValueError(f"monitor {monitor!r} is not among the metrics of evaluate, {sorted(found)}")
+                if taken := found.keys() & row.keys():
+                    raise ValueError(f"evaluate gives {sorted(taken)[0]!r}, as training does; name it otherwise")
                 row |= found
                 if found[monitor] > known.best_value:
                     known.best_value, known.best_epoch = found[monitor], number

@@ -145,6 +145,19 @@ def test_ids_that_are_no_numbers_are_text(tmp_path: Path) -> None:
     assert (found.user_ids.tolist(), found.item_ids.tolist()) == (["--5", "7"], [1, 2])
 
 
+def test_carriage_returns_end_lines_and_stay_in_ids(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"user,item\r1,2\r3,4\r")
+    assert data.read(tmp_path / "x.csv").user_ids.tolist() == [1, 3]
+    pairs = data.from_pairs(["a\rb", "c"], ["x", "y"])
+    data.formats.write(tmp_path / "y.csv", pairs)
+    assert data.read(tmp_path / "y.csv").user_ids.tolist() == ["a\rb", "c"]
+
+
+def test_columns_may_be_numbered() -> None:
+    found = data.from_frame(pandas.DataFrame({0: [1, 2], 1: [3, 4]}), user="0", item="1")
+    assert found.item_ids.tolist() == [3, 4]
+
+
 def test_digits_of_other_scripts_are_text(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("user,item\n\N{FULLWIDTH DIGIT ONE},a\n1,b\n", encoding="utf-8")
     assert data.read(tmp_path / "x.csv").user_ids.tolist() == ["1", "\N{FULLWIDTH DIGIT ONE}"]

@@ -17,7 +17,21 @@ from conftest import SMALL, random_interactions
 from scipy import stats
 
 import jaxrec
-from jaxrec import analysis, cli, data, models, objectives, optim, pipeline, rank, runs, samplers, select, testing
+from jaxrec import (
+    analysis,
+    cli,
+    data,
+    frozen,
+    models,
+    objectives,
+    optim,
+    pipeline,
+    rank,
+    runs,
+    samplers,
+    select,
+    testing,
+)
 from jaxrec import ledger as ledgers
 from jaxrec.checkpoint import CheckpointError
 from jaxrec.ledger import GradientLedger
@@ -273,6 +287,7 @@ def test_lists_that_are_short_may_be_unchanged() -> None:
     ("text", "change", "more", "message"),
     [
         (None, {"objective": "bpr"}, {}, "logq corrects the softmax"),
+        (None, {"shared": False, "reject": False, "negatives": 2}, {}, "logq wants negatives that a batch shares"),
         (None, {"rows_per_user": 5}, {}, "batch_size must be a multiple of rows_per_user, got 256 and 5"),
         (None, {"backbone": "lightgcn"}, {}, "choose an optimizer of"),
         (None, {}, {"seed": -1}, "seed must be at least 0, got -1"),
@@ -633,6 +648,14 @@ def test_a_box_without_0_has_nothing_to_measure_losses_from(low: tuple, high: tu
     problem = select.Problem(*(None,) * 5, [], [], [])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"must hold 0, .*got \{'a': \(0, 1\), 'b'"):
         select.frontier(problem, arm)
+
+
+def test_arms_want_tables_as_wide_as_their_ledger() -> None:
+    split, tables, _ = trained()
+    tables = tables._replace(item_bias=jnp.ones(50))
+    wide = frozen.observe(tables, split.train, num_negatives=8)
+    with pytest.raises(ValueError, match="give `fold_bias\\(tables\\)`"):
+        select.arms(tables, wide, split.train)
 
 
 def test_what_ranking_refuses_is_not_measured() -> None:

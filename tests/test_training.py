@@ -183,6 +183,8 @@ def test_fit_refuses_half_of_a_request() -> None:
         fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="m", evaluate=lambda s: {"n": 1.0})
     with pytest.raises(ValueError, match="'loss' is not among the metrics of evaluate"):  # larger would be better
         fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="loss", evaluate=lambda s: {"n": 1.0})
+    with pytest.raises(ValueError, match="evaluate gives 'loss', as training does"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="loss", evaluate=lambda s: {"loss": 1.0})
     with pytest.raises(ValueError, match="row-sparse optimiser wants"):
         make_step(models.mf(4, 4, 2)._replace(tables_are_params=False), objectives.bpr(), optim.row_sgd(0.1))
 

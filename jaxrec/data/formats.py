@@ -122,7 +122,7 @@ def _split(path: StrPath, separator: str, *, quotes: bool) -> Iterator[tuple[int
                 yield number, line.strip().split(separator)
         return
     reader = csv.reader(
-        io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+        io.StringIO(text, newline=""), delimiter=separator, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     )
     try:
         for fields in reader:
@@ -270,9 +270,9 @@ def from_frame(
     ['a', 'b']
     """
     named = frame.column_names if hasattr(frame, "column_names") else frame  # arrow tables iterate over columns
-    header = [str(name) for name in (named.columns if hasattr(named, "columns") else named)]
-    found = _find(header, {"user": user, "item": item, "rating": rating, "time": time}, source)
-    pick = {role: _column(frame[name]) for role, name in found.items()}
+    labels = {str(name): name for name in (named.columns if hasattr(named, "columns") else named)}  # or numbers
+    found = _find(list(labels), {"user": user, "item": item, "rating": rating, "time": time}, source)
+    pick = {role: _column(frame[labels[name]]) for role, name in found.items()}
     times = pick.get("time")
     if times is not None and times.dtype.kind in "OUT":  # text, or dates as Python's objects
         times = _floats(times.tolist(), "time", lambda row: f"{source}, row {row}")
@@ -347,7 +347,9 @@ def write_columns(path: StrPath, columns: Mapping[str, np.ndarray]) -> None:
     else:
         out = io.StringIO()
         if suffix == ".csv":
-            rows = csv.writer(out, lineterminator="\n")
+            # Before 3.13 a line end of its own kind is the only one that Python quotes by itself.
+            returns = any("\r" in v for c in columns.values() if c.dtype.kind == "U" for v in c.tolist())
+            rows = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
         else:  # without quotes, as it is read
             rows = csv.writer(out, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
             for name, column in columns.items():
