@@ -33,7 +33,7 @@ class Role(NamedTuple):
 
     vector: Array  # [N, D] Σ −∂ℓ/∂row; [D] Σ_n weight_n Σ −∂ℓ/∂row where only totals are kept
     size: Array  # [N] Σ ‖∂ℓ/∂row‖
-    events: Array  # [N] their number
+    events: Array  # [N] their number, a float32: exact up to 2²⁴ of a row
 
     def __repr__(self) -> str:
         return brief(self)

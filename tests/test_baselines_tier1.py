@@ -621,7 +621,8 @@ def test_negatives_that_the_user_knows_are_rejected_where_asked(name: str) -> No
 # all of them
 
 
-WORLD = synthetic(num_users=60, num_items=50, random_per_user=20).split.train
+SPLIT = synthetic(num_users=60, num_items=50, random_per_user=20).split
+WORLD, UNSEEN = SPLIT.train, SPLIT.tests["unbiased"]
 
 
 @pytest.mark.parametrize(
@@ -641,7 +642,7 @@ def test_a_short_fit_is_finite_learns_and_ranks(name: str, backbone: Any) -> Non
     assert ranking.items.shape == (60, 5)
     if method.arm is not None:
         problem = select.prepare(
-            baselines.start(method, state.params), state.ledger, WORLD, {"unbiased": WORLD}, k=5
+            baselines.start(method, state.params), state.ledger, WORLD, {"unbiased": UNSEEN}, k=5
         )
         points = select.frontier(problem, method.arm(state.params), budget=3, rounds=0)
         assert set(points[-1].strengths) == set(method.strengths)

@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from jaxrec import baselines, metrics, models, objectives, presets, rank, select, testing, train
 from jaxrec.baselines import adap_tau, bc_loss, branch, ccl, ddc, eql, ipl, parts, pc, popgo, resn, ssm, tde, zerosum
-from jaxrec.data import Interactions
+from jaxrec.data import Interactions, contains
 from jaxrec.presets import Settings
 from jaxrec.transforms import adjustment as adj
 
@@ -214,7 +214,9 @@ def test_arms_are_tuned_like_the_librarys_own() -> None:
     model, found = fitted(zerosum.build(small(zerosum.SETTINGS), data))
     tables, ledger = models.embed(model, found.state.params), found.state.ledger
     assert ledger is not None
-    problem = select.prepare(tables, ledger, data, {"natural": random_interactions(5)}, k=3)
+    other = random_interactions(5)
+    unseen = other.select(~contains(data, other.keys))
+    problem = select.prepare(tables, ledger, data, {"natural": unseen}, k=3)
     along = ddc.directions(tables, data)
     scalars = ddc.fit(tables, data, key=jax.random.key(1), along=along, steps=10)
     for arm in (pc.arm(data.item_counts), tde.arm(tables, ledger), ddc.arm(scalars, along)):
