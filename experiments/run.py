@@ -89,7 +89,7 @@ STUDIES: dict[str, tuple[Job | Contest, ...]] = {
         Contest("gowalla-both", methods=ON_LARGE, seeds=(0, 1, 2), trials=3),
         Contest("gowalla-macr", methods=ON_ONE_TEST, seeds=(0, 1, 2), trials=3),
         Contest("gowalla-lightgcn", methods=ON_ONE_TEST, seeds=(0, 1, 2), trials=3),
-        Contest("coat", "lightgcn", methods=ON_GRAPHS),
+        Contest("coat", "lightgcn"),
         Contest("adressa-macr", "lightgcn", methods=ON_GRAPHS),
         Contest("ml-100k", "lightgcn", methods=ON_GRAPHS),
         Contest("synthetic", "lightgcn", methods=ON_GRAPHS),
