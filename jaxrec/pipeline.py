@@ -144,7 +144,7 @@ def train(
         started = {"data": named, "preset": preset, "seed": seed, "settings": asdict(settings)}
         if resume and (out / "settings.json").exists():
             _want_same(out / "settings.json", started)
-        elif resume and (held := [name for name in runs.RESULTS if (out / name).exists()]):
+        elif resume and (held := runs.results_in(out)):
             raise ValueError(f"{out} holds {held[0]} of another command and no run to resume; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         files.write_json(out / "settings.json", started)
@@ -163,9 +163,8 @@ def _source(data: str | Dataset) -> dict[str, str]:
 
 def _want_free(out: Path) -> None:
     """FileExistsError for a folder whose run, finished or interrupted, or whose other files would be lost."""
-    held = [name for name in reversed(runs.RESULTS) if (out / name).exists()]
-    if held:
-        what = "a finished run" if held[0] == "metrics.json" else held[0]
+    if held := runs.results_in(out):
+        what = "a finished run" if held[-1] == "metrics.json" else held[-1]
         raise FileExistsError(f"{out} holds {what}; choose another --out, or remove it")
     path = out / "settings.json"
     found = runs.read_json(path) if path.exists() else None

@@ -55,6 +55,11 @@ RESULTS = (
 AGAIN = "make the run again"
 
 
+def results_in(run: Path) -> list[str]:
+    """Which of `RESULTS` a folder holds, `metrics.json` of a whole run last."""
+    return [name for name in RESULTS if (run / name).exists()]
+
+
 class Saved(NamedTuple):
     """The tables of a RUN, whose inner products are the scores, and the ids of their rows."""
 
