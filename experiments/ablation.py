@@ -4,9 +4,9 @@ For each data set, way of training and seed, validation parts are carved from tr
 and each adjustment below gets the same number of points there. The strengths chosen by each rule are applied to a model
 that is fitted again on all of train, and each test is ranked once.
 
-    training      the preset; users not normalised; a ledger that forgets; the ledger read off trained tables
-                  afterwards; the same objective on LightGCN, with the settings that the comparison chose for it by
-                  natural NDCG on validation
+    training      the preset; users not normalised; a ledger that forgets; one of every sixteenth batch; one read off
+                  trained tables afterwards; the same objective on LightGCN, with the settings that the comparison chose
+                  for it by natural NDCG on validation
     adjustments   each strength of the gradients' adjustment alone, pairs of them, all; other readings of the ledger
                   (a factor instead of an offset, the ratio of pull and push, a strength for each user); counts
     rules         the best unbiased NDCG@20 on validation; the best that loses at most 10 % of the natural one there
@@ -62,6 +62,7 @@ TRAINING: dict[str, Training] = {
     "softmax-mf": Training({}),
     "users not normalised": Training({"normalize_users": False}),
     "ledger decays by .999 a step": Training({"decay": 0.999}),
+    "ledger of one batch in 16": Training({"observe_every": 16}),
     "ledger of frozen tables": Training({}, afterwards=True),
     "LightGCN": Training({}, backbone="lightgcn"),
 }

@@ -146,8 +146,9 @@ def observe_batch(
     rows: RowGradients,
     *,
     decay: float = 1.0,
+    times: int = 1,
 ) -> ledgers.GradientLedger:
-    """Adds a batch's gradients to the ledger; `scored` rows are what `score_gradients` got.
+    """Adds a batch's gradients to the ledger, `times` over; `scored` rows are what `score_gradients` got.
 
     For an inner product ‖∂ℓ/∂v_i‖ = |∂ℓ/∂s| ‖u‖, which gives the size of every event of a shared negative from one
     matrix-vector product. Negatives that `batch.where` leaves out are no events.
@@ -175,6 +176,7 @@ def observe_batch(
         user_pull=_by_user(batch, rows.user_pull, pull_of_user),
         user_push=_by_user(batch, rows.user_push, push_of_user),
         decay=decay,
+        times=times,
     )
 
 
@@ -212,9 +214,10 @@ def row_objective_gradients(
 
 
 def observe_rows(
-    ledger: ledgers.GradientLedger, batch: Batch, rows: RowGradients, *, decay: float = 1.0
+    ledger: ledgers.GradientLedger, batch: Batch, rows: RowGradients, *, decay: float = 1.0, times: int = 1
 ) -> ledgers.GradientLedger:
-    """Adds a batch's gradients by row, whose own lengths are the sizes; negatives' are [B, K, D], shared or not."""
+    """Adds a batch's gradients by row, `times` over; their own lengths are the sizes; negatives' are [B, K, D], shared
+    or not."""
     size = RowGradients(*map(length, rows))
     rows = summed(rows, batch)
     present = jnp.ones(size.negative.shape, jnp.float32) if batch.where is None else batch.where.astype(jnp.float32)
@@ -231,6 +234,7 @@ def observe_rows(
         user_pull=_by_user(batch, rows.user_pull, size.user_pull),
         user_push=_by_user(batch, rows.user_push, size.user_push),
         decay=decay,
+        times=times,
     )
 
 

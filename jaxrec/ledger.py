@@ -96,8 +96,10 @@ def init(
     return GradientLedger(side(num_items, item_weight), side(num_users, user_weight))
 
 
-def _record(role: Role, events: Events, weight: Array | None) -> Role:
+def _record(role: Role, events: Events, weight: Array | None, times: int) -> Role:
     number = jnp.ones_like(events.size) if events.number is None else events.number
+    if times != 1:
+        events, number = events._replace(gradient=times * events.gradient, size=times * events.size), times * number
     if weight is None:
         vector = role.vector.at[events.ids].add(-events.gradient)
     else:
@@ -113,20 +115,22 @@ def observe(
     user_pull: Events,
     user_push: Events,
     decay: float = 1.0,
+    times: int = 1,
 ) -> GradientLedger:
-    """Adds a batch: every reading is first multiplied by `decay` (1 keeps plain sums, β < 1 averages per step)."""
+    """Adds a batch, `times` over: every reading is first multiplied by `decay` (1 keeps plain sums, β < 1 averages per
+    step)."""
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay must be in (0, 1], got {decay}")
     if decay != 1.0:
         ledger = _map_roles(lambda x: decay * x, ledger)
     return GradientLedger(
         ledger.items._replace(
-            pull=_record(ledger.items.pull, item_pull, ledger.items.weight),
-            push=_record(ledger.items.push, item_push, ledger.items.weight),
+            pull=_record(ledger.items.pull, item_pull, ledger.items.weight, times),
+            push=_record(ledger.items.push, item_push, ledger.items.weight, times),
         ),
         ledger.users._replace(
-            pull=_record(ledger.users.pull, user_pull, ledger.users.weight),
-            push=_record(ledger.users.push, user_push, ledger.users.weight),
+            pull=_record(ledger.users.pull, user_pull, ledger.users.weight, times),
+            push=_record(ledger.users.push, user_push, ledger.users.weight, times),
         ),
     )
 

@@ -23,7 +23,8 @@ from jaxrec.samplers import Sampler
 from jaxrec.step import Observation, Step, make_step
 
 _POSITIVE = ("temperature", "init_scale", "learning_rate", "decay")
-_AT_LEAST_1 = ("width", "negatives", "batch_size", "rows_per_user", "epochs", "evaluate_every", "budget", "k")
+_AT_LEAST_1: tuple[str, ...] = ("width", "negatives", "batch_size", "rows_per_user", "observe_every", "epochs")
+_AT_LEAST_1 += ("evaluate_every", "budget", "k")
 
 
 @cache
@@ -95,6 +96,8 @@ class Settings:
     """λ on the rows of a batch."""
     decay: float = 1.0
     """The ledger's decay a step; 1 keeps plain sums."""
+    observe_every: int = 1
+    """The ledger reads one batch of so many, and counts it as many times, for speed."""
     epochs: int = 30
     """At most this many; the best one on the natural validation part is kept."""
     patience: int | None = 3
@@ -274,7 +277,7 @@ def build(
         raise ValueError("logq wants negatives that a batch shares; set shared or in_batch, or leave logq out")
     named = {"bpr": objectives.bpr, "bce": objectives.bce}.get(s.objective, lambda: objectives.softmax(logq=s.logq))
     loss = named() if objective is None else objective
-    observation = Observation(decay=s.decay) if observe else None
+    observation = Observation(decay=s.decay, every=s.observe_every) if observe else None
     rate: optim.Rate = s.learning_rate
     if s.schedule == "linear":
         rate = optax.linear_schedule(s.learning_rate, 0.0, s.epochs * sampler.num_batches)

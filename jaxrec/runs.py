@@ -53,6 +53,8 @@ RESULTS = (
 )  # fmt: skip
 """What a RUN folder holds when it is whole, and an interrupted one does not."""
 AGAIN = "make the run again"
+OLDER = {"family": "gradients", "rows_per_user": 1, "observe_every": 1}
+"""Settings that older runs do not name, as they had them."""
 
 
 def results_in(run: Path) -> list[str]:
@@ -83,7 +85,7 @@ def read_metrics(run: StrPath) -> dict[str, Any]:
         raise FileNotFoundError(f"{run} holds no metrics.json: no finished run is there; `jaxrec train` makes one")
     found: dict[str, Any] = read_json(path)
     if "settings" in found:
-        found["settings"].setdefault("family", "gradients")  # older runs have no other
+        found["settings"] = OLDER | found["settings"]
     return found
 
 

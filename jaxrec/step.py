@@ -51,6 +51,7 @@ class TrainState(NamedTuple):
     ledger: ledgers.GradientLedger | None
     key: Array  # typed key; epoch t draws from fold_in(key, t)
     epoch: Array  # [] int32
+    step: Array  # [] int32, the batches so far
 
 
 class Info(NamedTuple):
@@ -73,12 +74,20 @@ class Step(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What the ledger keeps. Weights [U], [I] turn a side's vectors into one weighted total to save memory."""
+    """What the ledger keeps.
+
+    decay: β < 1 forgets, by so much a step.
+    gradients: what the loss gave, or what a transform made of it.
+    user_weight, item_weight: [U], [I] turn a side's vectors into one weighted total, to save memory.
+    every: n > 1 reads one batch of n and counts it n times, to save time: sums and numbers of events are then estimates
+        of the same, from a part of the events; where steps are cheap the ledger costs nearly n times less.
+    """
 
     decay: float = 1.0
     gradients: Literal["raw", "corrected"] = "raw"
     user_weight: Array | None = None
     item_weight: Array | None = None
+    every: int = 1
 
 
 class _Cut(NamedTuple):
@@ -136,13 +145,12 @@ def make_step(
         applied, direct = pull_back(corrected)
         ledger = state.ledger
         if observation is not None and ledger is not None:
-            seen, rows = corrected, applied
-            if observation.gradients == "raw" and transform is not None:
-                seen, rows = g, pull_back(g)[0]
+            seen = corrected if observation.gradients == "corrected" else g
             if model.score is None:
-                ledger = observe_batch(ledger, batch, scored, seen, rows, decay=observation.decay)
+                ledger = _observe_some(observation, state.step, ledger, _observe_scored, (batch, scored, seen))
             else:
-                ledger = observe_rows(ledger, batch, rows, decay=observation.decay)
+                rows = applied if observation.gradients == "corrected" else pull_back(g)[0]
+                ledger = _observe_some(observation, state.step, ledger, observe_rows, (batch, rows))
         return _Cut(loss, -g.positive, summed(applied, batch), ledger, transform_state, direct)
 
     blank = lambda: through.init(ScoreGradients(jnp.zeros(1), jnp.zeros((1, 1))))  # noqa: E731
@@ -173,10 +181,45 @@ def make_row_step(
         loss, rows = row_objective_gradients(objective, *scored, batch.by_row(), state.epoch)
         ledger = state.ledger
         if observation is not None and ledger is not None:
-            ledger = observe_rows(ledger, batch, rows, decay=observation.decay)
+            ledger = _observe_some(observation, state.step, ledger, observe_rows, (batch, rows))
         return _Cut(loss, jnp.linalg.norm(rows.positive, axis=-1), summed(rows, batch), ledger, state.transform)
 
     return _make(model, optimizer, cut, optax.EmptyState, observation=observation, l2=l2)
+
+
+def _observe_scored(
+    ledger: ledgers.GradientLedger,
+    batch: Batch,
+    scored: tuple[Array, Array, Array],
+    g: ScoreGradients,
+    *,
+    decay: float,
+    times: int = 1,
+) -> ledgers.GradientLedger:
+    """`observe_batch`, the rows' gradients worked out anew: kept for a batch that is not read, they would cost it."""
+    return observe_batch(ledger, batch, scored, g, row_gradients(*scored, g), decay=decay, times=times)
+
+
+def _observe_some(
+    observation: Observation,
+    step: Array,
+    ledger: ledgers.GradientLedger,
+    observe: Callable[..., ledgers.GradientLedger],
+    told: tuple[Any, ...],
+) -> ledgers.GradientLedger:
+    """The ledger with the batch in it, where it is one of those that are read: `observe(ledger, *told)`."""
+    every = observation.every
+    if every == 1:
+        return observe(ledger, *told, decay=observation.decay)
+    # A loop of no or one turn: where it has none the ledger stays in place, which a conditional would copy. What it
+    # works out must seem to depend on the turn, or the compiler does it before the loop, in every step.
+    turns = (step % every == 0).astype(jnp.int32)
+
+    def turn(number: Array, ledger: ledgers.GradientLedger) -> ledgers.GradientLedger:
+        _, now = jax.lax.optimization_barrier((number, told))
+        return observe(ledger, *now, decay=observation.decay**every, times=every)
+
+    return jax.lax.fori_loop(0, turns, turn, ledger)
 
 
 def _make(
@@ -191,13 +234,15 @@ def _make(
     """What both kinds of steps share: the way to the scored rows and back."""
     if observation is not None and observation.gradients not in ("raw", "corrected"):
         raise ValueError(f'gradients must be "raw" or "corrected", got {observation.gradients!r}')
+    if observation is not None and observation.every < 1:
+        raise ValueError(f"every counts batches, from 1, got {observation.every}")
     if isinstance(optimizer, RowOptimizer) and not model.tables_are_params:
         raise ValueError("a row-sparse optimiser wants a model whose tables are its parameters; use an optax one")
     if isinstance(optimizer, RowOptimizer) and l2 and model.penalized is not None:
         raise ValueError("a row-sparse optimiser penalises raw rows, not `penalized`; use an optax one, or l2=0")
 
     @jax.jit  # one small program instead of one for each array
-    def rest(params: Params) -> tuple[Any, Any, ledgers.GradientLedger | None, Array]:
+    def rest(params: Params) -> tuple[Any, Any, ledgers.GradientLedger | None, Array, Array]:
         sparse = isinstance(optimizer, RowOptimizer)
         optimizer_state = jax.tree.map(optimizer.init, params) if sparse else optimizer.init(params)
         ledger = None
@@ -209,15 +254,15 @@ def _make(
                 user_weight=observation.user_weight,
                 item_weight=observation.item_weight,
             )
-        return optimizer_state, blank(), ledger, jnp.zeros((), jnp.int32)
+        return optimizer_state, blank(), ledger, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
 
     def init(key: Array) -> TrainState:
         init_key, state_key = jax.random.split(key)
         params = jax.tree.map(jnp.array, model.init(init_key))  # copies: the first epoch takes their memory
         _check_params(model, params, sparse=isinstance(optimizer, RowOptimizer))
         _check_sizes(model, params)
-        optimizer_state, transform, ledger, epoch = rest(params)
-        return TrainState(params, optimizer_state, transform, ledger, state_key, epoch)
+        optimizer_state, transform, ledger, epoch, steps = rest(params)
+        return TrainState(params, optimizer_state, transform, ledger, state_key, epoch, steps)
 
     def gather(params: Params, batch: Batch) -> tuple[Array, Array, Array]:
         return _take(model.tables(params), batch)
@@ -248,7 +293,8 @@ def _make(
             params = optax.apply_updates(state.params, change)
         mean_loss = jnp.mean(at.loss)
         info = Info(mean_loss, jnp.mean(at.pull), jnp.isfinite(mean_loss))
-        return state._replace(params=params, optimizer=opt_state, transform=at.transform, ledger=at.ledger), info
+        state = state._replace(params=params, optimizer=opt_state, transform=at.transform, ledger=at.ledger)
+        return state._replace(step=state.step + 1), info
 
     return Step(init, update, (model.num_users, model.num_items))
 

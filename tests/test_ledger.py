@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import random_interactions
 
 from jaxrec import ledger as ledgers
 from jaxrec import models, objectives, optim, samplers, testing
-from jaxrec.step import Observation, TrainState, make_step
-from jaxrec.types import Batch
+from jaxrec.gradients import ScoredRows
+from jaxrec.step import Observation, TrainState, make_row_step, make_step
+from jaxrec.types import Array, Batch
 
 OBJECTIVES = {"bpr": objectives.bpr(), "bce": objectives.bce(), "softmax": objectives.softmax(logq=True)}
 
@@ -162,6 +167,73 @@ def test_a_step_that_observes_with_decay_weighs_earlier_batches_down() -> None:
             state, _ = update(state, batch)
         sizes.append(float(state.ledger.items.pull.size.sum()))
     assert sizes[1] / sizes[0] == pytest.approx(0.75, rel=1e-4)
+
+
+def _each_step(observation: Observation | None, steps: int, kind: str) -> list[TrainState]:
+    """The states of some steps, the first one before any."""
+    train = random_interactions()
+    rows_per_user = 4 if kind == "rows share a user" else 1
+    sampler = samplers.sampler(train, batch_size=64, rows_per_user=rows_per_user, shared=kind == "shared")
+    given: dict[str, Any] = {"observation": observation, "l2": 0.01}
+    if kind == "network":
+        step = make_step(models.neumf(30, 20, 4), objectives.bpr(), optax.sgd(0.1), **given)
+    elif kind == "objective of rows":
+        step = make_row_step(models.mf(30, 20, 4), _of_rows, optim.row_sgd(0.1), **given)
+    else:
+        model = models.normalize(models.mf(30, 20, 4), users=True)
+        step = make_step(model, objectives.bpr(), optim.row_sgd(0.1), transform=damped(), **given)
+    states, update = [step.init(jax.random.key(0))], jax.jit(step.update)
+    for i in range(steps):
+        batch = sampler.draw(sampler.data, jax.random.key(1), jnp.int32(i))
+        states.append(update(states[-1], batch)[0])
+    return states
+
+
+def _of_rows(rows: ScoredRows, batch: Batch, epoch: Array) -> Array:
+    margins = jnp.sum(rows.pull * rows.positive, -1) - jnp.sum(rows.push[:, None] * rows.negative, -1).mean(-1)
+    return jax.nn.softplus(-margins)
+
+
+def damped() -> optax.GradientTransformation:
+    return optax.scale(0.5)
+
+
+KINDS = ("own negatives", "rows share a user", "shared", "network", "objective of rows")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("gradients", ["raw", "corrected"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_batch_of_several_is_counted_several_times(kind: str, gradients: Any, weighted: bool) -> None:
+    weights = {"user_weight": jnp.arange(30.0), "item_weight": jnp.arange(20.0)} if weighted else {}
+    full = Observation(gradients=gradients, **weights)
+    each, some = _each_step(full, 7, kind), _each_step(full._replace(every=3), 7, kind)
+    assert [int(state.step) for state in some] == list(range(8))
+    for one, other in zip(jax.tree.leaves(each[-1].params), jax.tree.leaves(some[-1].params), strict=True):
+        np.testing.assert_array_equal(one, other)  # what is observed changes nothing that is trained
+    read = [0, 3, 6]
+    leaves = [jax.tree.leaves(state.ledger) for state in each]
+    names = [path for path, _ in jax.tree_util.tree_leaves_with_path(each[-1].ledger)]
+    for n, (path, found) in enumerate(zip(names, jax.tree.leaves(some[-1].ledger), strict=True)):
+        wanted = 3 * sum(np.asarray(leaves[t + 1][n], np.float64) - leaves[t][n] for t in read)
+        if "weight" in jax.tree_util.keystr(path):
+            wanted = np.asarray(leaves[0][n])
+        assert np.abs(wanted).max() > 0
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_one_batch_of_several_decays_as_much_as_all() -> None:
+    each, some = (_each_step(Observation(decay=0.5, every=n), 4, "own negatives")[-1].ledger for n in (1, 2))
+    plain = [state.ledger.items.pull.size for state in _each_step(Observation(), 4, "own negatives")]
+    gained = [np.asarray(b - a) for a, b in pairwise(plain)]
+    wanted = 2 * (0.25 * gained[0] + gained[2])  # read at the first and the third step
+    np.testing.assert_allclose(some.items.pull.size, wanted, rtol=1e-5)
+    assert not np.allclose(each.items.pull.size, wanted)
+
+
+def test_batches_are_counted_from_one() -> None:
+    with pytest.raises(ValueError, match="every counts batches, from 1, got 0"):
+        make_step(models.mf(3, 2, 4), objectives.bpr(), optim.row_sgd(0.1), observation=Observation(every=0))
 
 
 def test_totals_want_one_weight_a_row() -> None:

@@ -47,6 +47,7 @@ CHANGES: dict[str, tuple[Settings, Any]] = {
     "schedule": (BASE, "linear"),
     "l2": (BASE, 0.1),
     "decay": (BASE, 0.9),
+    "observe_every": (BASE, 4),
     "epochs": (replace(BASE, schedule="linear"), 4),
 }
 
