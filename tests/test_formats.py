@@ -189,6 +189,8 @@ def test_lines_may_end_in_any_way(end: str, tmp_path: Path) -> None:
         ("x.csv", "user;item\n1;2\n", "or is it separated by ';'.*--separator"),
         ("x.csv", "user;rating\n1;2,5\n", r"x\.csv:2: wanted 1 columns .* got 2; or is it separated by ';'"),
         ("x.csv", "1,2,5\n1,3,4\n", "or is there no header"),
+        ("x.csv", "ann,tea\nbob,cake\n", "or is there no header"),
+        ("x.txt", "1 2 5 881250949\n1 3 4 881250950\n", "if every line is user item rating time"),
         ("x.csv", "user,item,rating\n1,2,nan\n", r"x\.csv:2: wanted a finite rating, got 'nan'"),
         ("x.csv", "user,item,rating\n1,2,3\n1,3,good\n", r"x\.csv:3: wanted a finite rating, got 'good'"),
         ("x.csv", "user,item,date\n1,2,3\n1,3,soon\n", r"x\.csv:3: wanted .* time or an ISO 8601 date, got 'soon'"),
@@ -414,3 +416,10 @@ def test_registered_sets_have_the_published_sizes(name: str, users: int, items: 
 def test_the_given_unbiased_tests_are_uniform_over_items() -> None:
     for name, each in (("adressa-macr", 4), ("gowalla-macr", 5)):
         assert set(registry.load(name).split.tests["unbiased"].item_counts.tolist()) == {each}
+
+
+def test_whole_numbers_with_a_point_are_the_numbers_that_frames_hold(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("user,item\n1.0,a.0\n2.0,b.0\n")
+    found = formats.read(tmp_path / "x.csv")
+    assert found.user_ids.tolist() == [1, 2]
+    assert found.item_ids.tolist() == ["a.0", "b.0"]

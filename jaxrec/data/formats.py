@@ -147,6 +147,9 @@ def _columns(
     return lines, list(zip(*table, strict=True))
 
 
+NO_HEADER = "; or is there no header? Then put a first line like user,item,rating on top"
+
+
 def _find(header: Sequence[str], wanted: dict[str, str | None], source: str) -> dict[str, str]:
     found = {}
     for role, name in wanted.items():
@@ -156,9 +159,10 @@ def _find(header: Sequence[str], wanted: dict[str, str | None], source: str) -> 
         if name is not None or guesses:
             found[role] = name if name is not None else guesses[0]
         elif role in ("user", "item"):
+            known = any(h.lower() in names for names in NAMES.values() for h in header)
             raise DataError(
                 f"{source}: no column looks like the {role}; name one of {list(header)} with {role}=, or with "
-                f"`jaxrec data convert FILE --to NEW.csv --{role} NAME`{_hint(header)}"
+                f"`jaxrec data convert FILE --to NEW.csv --{role} NAME`{_hint(header) or ('' if known else NO_HEADER)}"
             )
     return found
 
@@ -169,14 +173,17 @@ def _hint(header: Sequence[str]) -> str:
     if other is not None:
         return f"; or is it separated by {other!r}? Then pass that as separator= or --separator"
     if any(np.isfinite(_float(name)) for name in header):
-        return "; or is there no header? Then put a first line like user,item,rating on top"
+        return NO_HEADER
     return ""
 
 
 def _ids(values: Sequence[str]) -> np.ndarray:
-    """Whole numbers where all of them are, with a sign or without."""
-    if all(is_whole(v.removeprefix("-")) and v != "-0" for v in values) and max(map(len, values)) <= 18:
-        return np.array(values, np.int64)
+    """Whole numbers where all of them are, with a sign or without, or all written as 1.0, as frames write them where a
+    column had gaps."""
+    pointed = all(v.endswith(".0") for v in values)
+    bare = [v.removesuffix(".0") for v in values] if pointed else values
+    if all(is_whole(v.removeprefix("-")) and v != "-0" for v in bare) and max(map(len, bare)) <= 18:
+        return np.array(bare, np.int64)
     return np.array(values, np.str_)
 
 

@@ -174,4 +174,10 @@ def _check_ids(numbers: _Numbers, path: str | PathLike[str]) -> None:
     if huge.size:
         line = numbers.lines[np.searchsorted(np.cumsum(numbers.widths), huge[0], side="right")]
         value = numbers.values[huge[0]]
-        raise DataError(f"{path}:{line}: wanted row numbers up to {limit}, got {value}; renumber the ids from 0")
+        cure = "renumber the ids from 0"
+        if (numbers.widths == 4).all():
+            cure = (
+                "if every line is user item rating time, give --format u.data where tabs are between them, or put a "
+                "line `user item rating time` on top and give --format csv --separator ' '"
+            )
+        raise DataError(f"{path}:{line}: wanted row numbers up to {limit}, got {value}; {cure}")
