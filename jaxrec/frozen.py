@@ -19,7 +19,7 @@ from jaxrec import objectives, optim, rank, samplers
 from jaxrec.ledger import GradientLedger
 from jaxrec.models.base import Model, candidate_scores, pair_scores
 from jaxrec.objectives import Objective
-from jaxrec.rows import product
+from jaxrec.rows import power_of_two, product
 from jaxrec.step import Observation, make_step
 from jaxrec.train import make_epoch
 from jaxrec.transforms.adjustment import fold_bias
@@ -67,12 +67,16 @@ def score_scale(tables: Tables) -> Array:
 def _spread(tables: Tables) -> Array:
     """`score_scale`, and 0 where all scores are equal."""
     folded = fold_bias(tables)
-    centred = folded.item - jnp.mean(folded.item, axis=0, keepdims=True)
-    covariance = product(centred.T, centred) / folded.item.shape[0]
-    square = jnp.sum(product(folded.user, covariance) * folded.user, axis=1)
+    of_user = power_of_two(jnp.max(jnp.abs(folded.user), axis=1))  # so that squares neither vanish nor overflow
+    of_item = power_of_two(jnp.max(jnp.abs(folded.item)))
+    user, item = folded.user * of_user[:, None], folded.item * of_item
+    centred = item - jnp.mean(item, axis=0, keepdims=True)
+    covariance = product(centred.T, centred) / len(item)
+    square = jnp.sum(product(user, covariance) * user, axis=1)
     # Rounding alone leaves so much of a user whose scores are all equal.
-    floor = 1e-12 * jnp.maximum(jnp.sum(folded.user**2, axis=1) * jnp.trace(covariance), 1e-30)
-    return jnp.where(square > floor, jnp.sqrt(jnp.where(square > floor, square, 1.0)), 0.0)
+    floor = 1e-12 * jnp.maximum(jnp.sum(user**2, axis=1) * jnp.trace(covariance), 1e-30)
+    differ = square > floor
+    return jnp.where(differ, jnp.sqrt(jnp.where(differ, square, 1.0)) / of_user / of_item, 0.0)
 
 
 def usual_scale(tables: Tables) -> float:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.rows import product
+from jaxrec.rows import product, widened
 from jaxrec.types import Array, Scorer, Tables
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def scores_by_item(tables: Tables, users: Array, excluded: Array) -> Array:
 
 
 def _in_32_bits(tables: Tables) -> Tables:
-    """Tables of 16 bits in float32, others as they are: sums in 16 overflow, and make different scores equal."""
-    return jax.tree.map(lambda part: part.astype(jnp.float32) if part.dtype.itemsize < 4 else part, tables)
+    return jax.tree.map(widened, tables)
 
 
 def rank_block(tables: Tables, users: Array, excluded: Array, k: int) -> tuple[Array, Array]:

@@ -77,10 +77,23 @@ def evened(rows: Array) -> Array:
     >>> evened(jnp.array([[3.0, 4.0], [3e-30, 0.0], [0.0, 0.0]]))[0].tolist()
     [1.5, 2.0]
     """
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
-    some = (largest >= jnp.finfo(rows.dtype).tiny) & jnp.isfinite(largest)
+    return rows * power_of_two(jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True)))
+
+
+def power_of_two(largest: Array) -> Array:
+    """The power of two that brings sizes >= 0 to 2 .. 4; 1 for 0, for less than normal numbers, and for inf and NaN.
+
+    >>> power_of_two(jnp.array([3.0, 12.0, 0.3, 0.0])).tolist()
+    [1.0, 0.25, 8.0, 1.0]
+    """
+    some = (largest >= jnp.finfo(largest.dtype).tiny) & jnp.isfinite(largest)
     mantissa, _ = jnp.frexp(jnp.where(some, largest, 1.0))
-    return rows * jnp.where(some, 4.0 * mantissa / jnp.where(some, largest, 1.0), 1.0)  # the quotient is exact
+    return jnp.where(some, 4.0 * mantissa / jnp.where(some, largest, 1.0), 1.0)  # the quotient is exact
+
+
+def widened(rows: Array) -> Array:
+    """Rows of 16 bits in float32, others as they are: sums in 16 bits overflow, and make different numbers equal."""
+    return rows.astype(jnp.float32) if rows.dtype.itemsize < 4 else rows
 
 
 def materialised(arrays: Any, ids: Array) -> Any:

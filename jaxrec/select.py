@@ -252,6 +252,8 @@ def measure_many(problem: Problem, arm: Arm, strengths: np.ndarray) -> list[Metr
         some = np.asarray(strengths[len(found) : len(found) + size], np.float32)
         whole = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])  # one program for all
         changes, count = change(jnp.asarray(whole)), np.int32(len(some))
+        if not all(bool(jnp.all(jnp.isfinite(part))) for part in jax.tree.leaves((whole, changes))):
+            raise ValueError(f"scores must be finite, but strengths {some.tolist()} make some that are not")
         changes = changes._replace(right=jnp.swapaxes(changes.right, 1, 2))
         score = functools.partial(_score_chunk_changed, tables, arm.shifts, changes, count, k=problem.k, block=block)
         found += [_means(problem, sums) for sums in _over_chunks(problem, score)[: len(some)]]

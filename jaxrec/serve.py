@@ -25,7 +25,7 @@ from jaxrec.data.interactions import DataError, Interactions
 from jaxrec.ledger import GradientLedger, Role, Side
 from jaxrec.models.ials import Block, blocks
 from jaxrec.models.wrappers import unit
-from jaxrec.rows import product
+from jaxrec.rows import power_of_two, product
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
 
@@ -49,7 +49,8 @@ def fold_in(
     cosine: the mean of the history's unit vectors, of length 1.
 
     `calibrate_fold_in` finds the ridge and the weight that give known users their own rows back. An empty history gives
-    a zero row, with biases too. Item rows are the model's own: for corrected ones see `correct.for_new_users`.
+    a zero row, with biases too, and so do items whose rows are all zero. Item rows are the model's own: for corrected
+    ones see `correct.for_new_users`. ValueError for rows or biases that are not finite.
 
     >>> (2 * fold_in(jnp.eye(3), [[0, 1], []], score="cosine") ** 2).round().tolist()
     [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
@@ -61,15 +62,20 @@ def fold_in(
     data = _interactions(histories, item.shape[0])
     out = jnp.zeros((data.num_users, item.shape[1]))
     bias = jnp.zeros(item.shape[0]) if item_bias is None else item_bias
-    gram = product(item.T, item)
-    regular = gram + ridge * jnp.trace(gram) / item.shape[1] * jnp.eye(item.shape[1])
-    rows = unit(item) if score == "cosine" else item
+    for name, given in (("item", item), ("item_bias", bias)):
+        if not isinstance(given, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(given))):
+            raise ValueError(f"{name} must be finite, but holds NaN or inf: training has diverged")
+    even = power_of_two(jnp.max(jnp.abs(item), initial=0.0))  # squares neither vanish nor overflow
+    rows = unit(item) if score == "cosine" else item * even
+    gram = product(rows.T, rows)
+    size = jnp.trace(gram)
+    regular = gram + jnp.where(size > 0, ridge * size / item.shape[1], 1.0) * jnp.eye(item.shape[1])
     for part in blocks(data):
         if score == "cosine":
             out = _mean_rows(out, rows, part)
         else:
             out = _solve_rows(out, rows, bias, regular, part, jnp.float32(weight))
-    return out
+    return out if score == "cosine" else out * even
 
 
 @jax.jit(donate_argnums=0)
@@ -123,13 +129,14 @@ def calibrate_fold_in(
         sizes = jnp.sum(product(rows, covariance) * rows, axis=1) * jnp.sum(product(own, covariance) * own, axis=1)
         return float(jnp.mean(both / jnp.sqrt(jnp.maximum(sizes, 1e-30))))
 
+    bias = _usual_bias(tables)
     best = FoldIn("cosine", 1.0, 0.0, agreement(fold_in(tables.item, histories, score="cosine")))
     for weight in (1.0, 10.0, 100.0, 1000.0):
         for ridge in (1e-3, 1e-2, 1e-1, 1.0):
-            rows = fold_in(tables.item, histories, item_bias=tables.item_bias, ridge=ridge, weight=weight)
+            rows = fold_in(tables.item, histories, item_bias=bias, ridge=ridge, weight=weight)
             found = FoldIn("dot", ridge, weight, agreement(rows))
             best = max(best, found, key=lambda f: f.agreement)
-    bias = None if best.score == "cosine" else tables.item_bias
+    bias = None if best.score == "cosine" else bias
     rows = fold_in(tables.item, histories, item_bias=bias, score=best.score, ridge=best.ridge, weight=best.weight)
     usual, folded_in = (frozen.score_scale(Tables(r, tables.item)) for r in (tables.user[chosen], rows))
     return best._replace(scale=float(jnp.median(usual) / jnp.median(folded_in)))
@@ -157,21 +164,31 @@ def with_new_users(
     """The tables and their ledger with the users of `histories` appended: [U + N, D].
 
     Their rows are folded in and scaled so that their scores spread as those of the users who are there; or by
-    `how.scale` where items have biases, whose weight a scale of one's own would change. Their gradients are observed
-    against the frozen items. An adjustment of the result treats the new users as it treats the others.
+    `how.scale` where items have biases, whose weight a scale of one's own would change. Biases count for them as
+    much as for the others on average. Their gradients are observed against the frozen items. An adjustment of the
+    result treats the new users as it treats the others.
     """
-    bias, item = tables.item_bias, tables.item
+    item, strength = tables.item, tables.bias_strength
+    bias = _usual_bias(tables)
     rows = fold_in(item, histories, item_bias=bias, score=how.score, ridge=how.ridge, weight=how.weight)
     if bias is None:
         rows = rows * (frozen.usual_scale(tables) / frozen.score_scale(Tables(rows, item)))[:, None]
     else:
         rows = rows * how.scale
-    seen = frozen.observe(Tables(rows, item, bias), histories, temperature=1.0)
-    strength = tables.bias_strength
+    new = Tables(rows, item, tables.item_bias)
+    more = tables._replace(user=jnp.concatenate([tables.user, rows]))
     if strength is not None:
-        strength = jnp.concatenate([strength, jnp.full(len(rows), jnp.mean(strength))])
-    more = tables._replace(user=jnp.concatenate([tables.user, rows]), bias_strength=strength)
+        usual = jnp.full(len(rows), jnp.mean(strength))
+        new, more = new._replace(bias_strength=usual), more._replace(bias_strength=jnp.concatenate([strength, usual]))
+    seen = frozen.observe(new, histories, temperature=1.0)
     return more, ledger._replace(users=_joined(ledger.users, seen.users))
+
+
+def _usual_bias(tables: Tables) -> Array | None:
+    """What items' biases add to the scores of a user of mean strength, [I]."""
+    if tables.item_bias is None or tables.bias_strength is None:
+        return tables.item_bias
+    return jnp.mean(tables.bias_strength) * tables.item_bias
 
 
 def _joined(a: Side, b: Side) -> Side:

@@ -134,6 +134,25 @@ def test_strength_per_user_follows_the_users_ledger(tables: Tables, ledger: ledg
     np.testing.assert_allclose(score_matrix(found), wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_strengths_per_user_follow_readings_of_ones_own(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    z = jnp.linspace(-1, 1, U)
+    found = adj.offset_by_gradient(0.4, spread=0.5, z=z)(tables, ledger)
+    shares = np.exp(-0.5 * np.asarray(z))[:, None]
+    wanted = score_matrix(tables) - 0.4 * shares * relative(np.asarray(ledger.items.pull.size))
+    np.testing.assert_allclose(score_matrix(found), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_direction_that_users_are_read_by_is_weighed_as_asked(
+    tables: Tables, ledger: ledgers.GradientLedger
+) -> None:
+    z = adj.mainstream(ledger, weighting="count")
+    assert not np.allclose(z, adj.mainstream(ledger))
+    found = adj.remove_direction(0.5, spread=1.0, weighting="count")(tables, ledger)
+    wanted = adj.remove_direction(0.5, spread=1.0, weighting="count", z=z)(tables, ledger)
+    np.testing.assert_allclose(found.user, wanted.user, rtol=1e-6)
+    np.testing.assert_allclose(found.item, wanted.item, rtol=1e-6)
+
+
 def test_popularity_of_a_profile_is_a_shrunk_mean_of_logs(ledger: ledgers.GradientLedger) -> None:
     users, items = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 3, 1, 5, 6, 7])
     logs = relative(np.asarray(ledger.items.pull.size))
@@ -230,6 +249,23 @@ def test_an_offset_of_ones_own_leaves_earlier_ones_in_place(tables: Tables, ledg
 def test_tten_of_one_makes_unit_items(tables: Tables, ledger: ledgers.GradientLedger) -> None:
     found = adj.tten(1.0)(tables._replace(item=tables.item.at[0].set(0.0), item_bias=None), ledger)
     np.testing.assert_allclose(jnp.linalg.norm(found.item, axis=1), [0.0] + [1.0] * (N - 1), rtol=1e-5)
+
+
+def test_rows_of_16_bits_are_normalised_in_32(ledger: ledgers.GradientLedger) -> None:
+    rows = jnp.array([[300.0, 0.0], [1e-4, 0.0]], jnp.float16)
+    for adjust in (adj.tten(1.0), adj.unit_rows("item")):
+        found = adjust(Tables(jnp.ones((1, 2), jnp.float16), rows), ledger).item
+        np.testing.assert_allclose(found, [[1.0, 0.0], [1.0, 0.0]], rtol=1e-3)
+
+
+def test_users_who_are_alike_have_a_finite_gradient(ledger: ledgers.GradientLedger) -> None:
+    alike = jnp.ones_like(ledger.users.pull.vector)
+
+    def total(vectors: jax.Array) -> jax.Array:
+        pull = ledger.users.pull._replace(vector=vectors)
+        return jnp.sum(adj.mainstream(ledger._replace(users=ledger.users._replace(pull=pull))))
+
+    assert jnp.isfinite(jax.grad(total)(alike)).all()
 
 
 def test_tten_takes_a_bias_as_it_takes_a_column(tables: Tables, ledger: ledgers.GradientLedger) -> None:

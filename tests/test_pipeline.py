@@ -357,7 +357,8 @@ def test_fingerprints_tell_pairs_and_ids_apart_and_not_their_order() -> None:
     assert named[0] == named[1] != pairs.fingerprint
     others = [pairs.select(np.arange(1, len(pairs))), dataclasses.replace(pairs, user_ids=np.arange(1, 31))]
     others += [data.Interactions(pairs.users, pairs.items, pairs.num_users + 1, pairs.num_items)]
-    assert len({pairs.fingerprint, *(other.fingerprint for other in others)}) == 4
+    others += [dataclasses.replace(pairs, item_ids=np.arange(1, pairs.num_items + 1))]
+    assert len({pairs.fingerprint, *(other.fingerprint for other in others)}) == 5
 
 
 @pytest.mark.parametrize("name", ["embeddings.npz", "ledger.npz", "metrics.json"])
@@ -618,6 +619,15 @@ def test_points_measured_together_are_measured_as_one_by_one(
             for part in split.valid:
                 assert found[part] == pytest.approx(one[part], rel=1e-5)
         assert together[0] != together[1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_points_without_finite_scores_are_refused(bad: float) -> None:
+    split, tables, ledger = trained()
+    problem = select.prepare(tables, ledger, split.train, split.valid, k=5)
+    arm = select.arms(tables, ledger, split.train)["count_control"]
+    with pytest.raises(ValueError, match="scores must be finite"):
+        select.measure_many(problem, arm, np.array([[0.0] * len(arm.names), [bad] * len(arm.names)]))
 
 
 @pytest.mark.parametrize("arm", ["adjusted", "count_control", "exposure"])

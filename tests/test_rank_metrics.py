@@ -86,6 +86,7 @@ def test_positions_are_places_in_the_full_ranking() -> None:
         ({"block": 0}, ValueError, "block must be a positive"),
         ({"block": 10**13}, MemoryError, "pass a smaller block"),
         ({"exclude": random_interactions(items=21)}, ValueError, "use parts of one split"),
+        ({"exclude": random_interactions(users=31)}, ValueError, "use parts of one split"),
     ],
 )
 def test_bad_requests_say_what_to_do(change: dict, error: type[Exception], message: str) -> None:
@@ -328,6 +329,12 @@ def test_paired_tests_agree_with_scipy_and_holm_with_its_rule() -> None:
     a, b = rng.normal(size=50), rng.normal(size=50) + 0.2
     assert metrics.paired_test(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert metrics.paired_test(a, b, method="wilcoxon") == pytest.approx(stats.wilcoxon(a - b).pvalue)
+    thirds = np.array([[3, 2], [2, 1], [1, 0], [2, 3], [1, 2], [3, 2], [0, 0]]) / 3
+    thirds[-1] = 0.1 + 0.2, 0.3
+    signs = 2 * stats.binom.sf(3, 6, 0.5)  # of six differences of one size, four or more up; the seventh is none
+    assert metrics.paired_test(*thirds.T, method="wilcoxon") == pytest.approx(signs)
+    noise = np.full(9, 0.3) * (1 + 1e-16 * np.arange(9))
+    assert metrics.paired_test(noise, np.full(9, 0.1 + 0.2)) == 1.0
     found = metrics.compare(a, b)
     assert found.low < found.difference < found.high
     assert found.difference == pytest.approx((a - b).mean())
@@ -353,7 +360,7 @@ def test_exposure_is_a_mean_over_the_items_that_a_list_has() -> None:
 
 
 def test_recommendation_rates_are_shares_of_pairs_outside_training() -> None:
-    train, test = Interactions([0, 0, 1], [0, 1, 0], 2, 3), Interactions([0], [2], 2, 3)
+    train, test = Interactions([0, 0, 1, 2], [0, 1, 0, 0], 3, 3), Interactions([0], [2], 3, 3)  # the third isn't listed
     users, lists = np.array([0, 1]), np.array([[2, -1], [1, 2]])
     tail, known, rates = pop.tail_items(train.item_counts), train.to_scipy().toarray() > 0, []
     for group in (~tail, tail):
@@ -361,6 +368,44 @@ def test_recommendation_rates_are_shares_of_pairs_outside_training() -> None:
         rates += [group[lists[lists >= 0]].sum() / pairs] if pairs else []
     found = pop.group_fairness(users, lists, np.zeros((2, 2), bool), test, train)
     assert found["pop_rsp"] == pytest.approx(np.std(rates) / np.mean(rates))
+
+
+def test_intervals_are_of_the_level_and_the_seed_that_are_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=200), rng.normal(size=200)
+    wide, narrow = (np.diff(metrics.bootstrap_ci(a, level=level))[0] for level in (0.95, 0.5))
+    assert narrow == pytest.approx(wide * stats.norm.ppf(0.75) / stats.norm.ppf(0.975), rel=0.15)
+    found = metrics.compare(a, b, seed=3)
+    assert found[1:3] == metrics.bootstrap_ci(a - b, seed=3)
+    assert found[1:3] != metrics.compare(a, b)[1:3]
+
+
+def test_novelty_counts_an_item_without_interactions_as_one_with_one() -> None:
+    """−log2(1/4) = 2, of four interactions."""
+    assert pop.exposure(np.array([[1]]), np.array([4, 0]), np.ones(1), 4)["novelty"][0] == pytest.approx(2.0)
+
+
+def test_correlations_leave_out_all_that_is_excluded() -> None:
+    train = random_interactions(0)
+    more = Interactions(*np.nonzero(random_interactions(1).to_scipy().toarray() > train.to_scipy().toarray()), 30, 20)
+    test = Interactions(*np.nonzero(random_interactions(2).to_scipy().toarray() > 0), 30, 20)
+    tables = Tables(*(jax.random.normal(jax.random.key(n), (size, 4)) for n, size in enumerate((30, 20))))
+    found = metrics.rank_correlations(tables, test, train, exclude=[train, more])
+    assert found != metrics.rank_correlations(tables, test, train)
+
+
+@pytest.mark.parametrize(("size", "most_popular"), [(5, 1), (7, 2), (11, 3)])
+def test_the_top_fifth_is_rounded_up(size: int, most_popular: int) -> None:
+    assert pop.popularity_groups(np.arange(1, size + 1))["top20"].sum() == most_popular
+
+
+def test_a_scorers_minus_zero_is_zero_and_its_nan_is_refused() -> None:
+    row = np.float32([-0.0, 0.0, -1.0, -2.0])
+    scorer = Scorer(64, 4, lambda users: np.tile(row, (len(users), 1)))
+    assert rank.top_k_scores(scorer, [0], None, k=2).items.tolist() == [[0, 1]]
+    row[3] = np.nan
+    with pytest.raises(ValueError, match="a block of users has NaN"):
+        rank.top_k_scores(scorer, [0], None, k=2)
 
 
 def test_the_top_fifth_holds_the_most_popular_items() -> None:

@@ -45,6 +45,43 @@ def test_fold_in_is_its_formula(tables: Tables) -> None:
         np.testing.assert_allclose(row, wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-20, 1e20])
+def test_fold_in_takes_rows_of_any_size(size: float) -> None:
+    histories = [[0, 2], [1]]
+    item = jax.random.normal(jax.random.key(0), (4, 3))
+    np.testing.assert_allclose(
+        serve.fold_in(size * item, histories) * size, serve.fold_in(item, histories), rtol=1e-4, atol=1e-6
+    )
+    assert not serve.fold_in(jnp.zeros((3, 2)), [[0], []]).any()
+
+
+@pytest.mark.parametrize("name", ["item", "item_bias"])
+def test_fold_in_refuses_what_is_not_finite(name: str) -> None:
+    parts = {"item": jnp.eye(3), "item_bias": jnp.ones(3)}
+    parts[name] = parts[name].at[0].set(jnp.nan)
+    with pytest.raises(ValueError, match=f"{name} must be finite"):
+        serve.fold_in(parts["item"], [[0]], item_bias=parts["item_bias"])
+
+
+def test_a_bias_counts_for_new_users_by_the_usual_strength() -> None:
+    """b with a strength of 4 for everybody is 4 b."""
+    from jaxrec import frozen
+
+    known = random_interactions(2, 60, 40, density=0.3)
+    keys = jax.random.split(jax.random.key(0))
+    item, bias = jax.random.normal(keys[0], (40, 6)), 0.1 * jax.random.normal(keys[1], (40,))
+    user = serve.fold_in(item, known, item_bias=4 * bias)
+    new = Interactions([0, 0, 1], [1, 5, 7], 2, 40)
+    found = []
+    for tables in (Tables(user, item, 4 * bias), Tables(user, item, bias, jnp.full(60, 4.0))):
+        how = serve.calibrate_fold_in(tables, known, users=20)
+        ledger = frozen.observe(tables, known, num_negatives=64, batch_size=256)
+        more, longer = serve.with_new_users(tables, ledger, new, how=how)
+        found.append((how[1:], score_matrix(more), longer.users.pull.events, longer.users.pull.vector[:, :6]))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
 def test_fold_in_by_cosine_is_the_mean_direction(tables: Tables) -> None:
     unit = np.asarray(tables.item) / np.linalg.norm(tables.item, axis=1, keepdims=True)
     wanted = unit[[2, 5, 7]].sum(axis=0)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+ROUNDING = 1e-12  # of the values: less than that tells nothing
+
 
 class Comparison(NamedTuple):
     """mean(a) − mean(b) over the same users, with its interval and its two-sided p."""
@@ -44,8 +46,8 @@ def bootstrap_ci(
 def paired_test(a: np.ndarray, b: np.ndarray, *, method: str = "t") -> float:
     """The two-sided p of paired samples [N], by Student's "t" or by "wilcoxon" (signed ranks, zeros left out).
 
-    Differences that are all 0 give p = 1; differences all equal but not 0 give t's limit, p = 0. One pair alone
-    shows nothing: p = 1.
+    Differences are 0, or tie, where they do but for rounding. Differences that are all 0 give p = 1; differences all
+    equal but not 0 give t's limit, p = 0. One pair alone shows nothing: p = 1.
 
     >>> paired_test(np.ones(5), np.ones(5))
     1.0
@@ -58,9 +60,10 @@ def paired_test(a: np.ndarray, b: np.ndarray, *, method: str = "t") -> float:
     from scipy import stats
 
     if method == "wilcoxon":
-        return float(stats.wilcoxon(differences[differences != 0]).pvalue)
+        unit = ROUNDING * max(np.abs(a).max(), np.abs(b).max())  # 1 - 2/3 and 2/3 - 1/3 are one size of two
+        return float(stats.wilcoxon(np.round(differences[differences != 0] / unit)).pvalue)
     error = standard_error(differences)
-    if error <= 1e-12 * np.abs(differences).max():  # equal up to rounding, where scipy would warn
+    if error <= ROUNDING * np.abs(differences).max():  # equal up to rounding, where scipy would warn
         return 0.0
     return float(2 * stats.t.sf(abs(differences.mean()) / error, len(differences) - 1))
 
@@ -93,7 +96,8 @@ def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = _checked(a), _checked(b)
     if a.shape != b.shape:
         raise ValueError(f"paired samples must be of the same users, got {len(a)} and {len(b)} values")
-    return a - b
+    differences = a - b
+    return np.where(np.abs(differences) > ROUNDING * np.maximum(np.abs(a), np.abs(b)), differences, 0.0)
 
 
 def _checked(values: np.ndarray) -> np.ndarray:

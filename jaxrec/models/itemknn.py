@@ -19,7 +19,7 @@ BLOCK = 256  # items whose neighbours are sought at once
 
 
 def item_neighbours(train: Interactions, *, neighbours: int = 100, shrink: float = 10.0) -> csr_array:
-    """S [I, I] sparse: each row the `neighbours` most similar items, of equal ones those with smaller ids.
+    """S [I, I] sparse: each row the `neighbours` most similar items, of equal ones (in float32) those with smaller ids.
 
     S_ij = |U_i ∩ U_j| / (√(n_i n_j) + h) for i ≠ j, h the shrinkage, which trusts a similarity less where it rests
     on few users (Sarwar et al. 2001, DOI 10.1145/371920.372071; shrinkage: Bell & Koren 2007, DOI

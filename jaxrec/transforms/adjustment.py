@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxrec import ledger as ledgers
 from jaxrec.ledger import GradientLedger, Role, Weighting
 from jaxrec.models.wrappers import unit
-from jaxrec.rows import norm, product
+from jaxrec.rows import evened, norm, product, root, widened
 from jaxrec.types import Array, Tables
 
 Adjustment = Callable[[Tables, GradientLedger], Tables]
@@ -95,7 +95,7 @@ def _standardised(x: Array, where: Array) -> Array:
     """(x − mean)/sd over `where`; 0 elsewhere, and everywhere if all are the same but for rounding."""
     n = jnp.maximum(jnp.sum(where.astype(x.dtype)), 1.0)
     mean = jnp.sum(jnp.where(where, x, 0.0)) / n
-    sd = jnp.sqrt(jnp.sum(jnp.where(where, (x - mean) ** 2, 0.0)) / n)
+    sd = root(jnp.sum(jnp.where(where, (x - mean) ** 2, 0.0)) / n)
     differ = sd > 1e-6 * jnp.max(jnp.abs(jnp.where(where, x, 0.0)), initial=0.0)
     return jnp.where(where & differ, (x - mean) / jnp.where(differ, sd, 1.0), 0.0)
 
@@ -292,15 +292,16 @@ def tten(power: Strength = 1.0) -> Adjustment:
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
         tables = fold_bias(tables)
-        length = norm(tables.item)[:, None]
-        return tables._replace(item=tables.item * jnp.where(length > 0, length, 1.0) ** -power)
+        item = widened(tables.item)
+        length = norm(item)[:, None]
+        return tables._replace(item=item * jnp.where(length > 0, length, 1.0) ** -power)
 
     return apply
 
 
 def unit_rows(side: Literal["user", "item", "both"]) -> Adjustment:
     """Rows divided by their norms; zero rows stay zero. A bias that is not folded in is no part of a row."""
-    return _by_side(side, unit)
+    return _by_side(side, lambda rows: unit(evened(widened(rows))))
 
 
 def center(side: Literal["user", "item", "both"]) -> Adjustment:
