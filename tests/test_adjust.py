@@ -213,6 +213,9 @@ def test_the_uniform_part_takes_a_few_of_each_item() -> None:
     part = correct.uniform_part(pairs, 2, seed=1)
     np.testing.assert_array_equal(part.item_counts, np.minimum(pairs.item_counts, 2))
     assert data.contains(pairs, part.keys).all()
+    assert not np.array_equal(part.keys, correct.uniform_part(pairs, 2, seed=0).keys)
+    skewed = Interactions(np.arange(10), [0] * 8 + [1, 2], 10, 3)  # by default as many as the median item has
+    assert correct.uniform_part(skewed).item_counts.tolist() == [1, 1, 1]
     with pytest.raises(ValueError, match="per_item must be at least 1"):
         correct.uniform_part(pairs, 0)
 

@@ -350,3 +350,15 @@ def test_the_synthetic_world_is_biased_by_exposure_and_not_by_preference() -> No
     assert world.exposure.mean() == pytest.approx(0.15, rel=0.01)
     with pytest.raises(DataError, match="0 < seen < 1"):
         synthetic(seen=2.0)
+
+
+def test_of_equal_times_the_higher_item_is_the_later_one() -> None:
+    pairs = Interactions([0, 0, 0], [0, 1, 2], 1, 3, times=np.zeros(3))
+    assert hold_out_last(pairs, 1).held.items.tolist() == [2]
+
+
+def test_tests_and_validation_of_one_seed_are_drawn_apart() -> None:
+    pairs = random_interactions(0, 60, 40, density=0.5)
+    test = five_way(pairs, seed=0).tests["natural"]
+    valid = carve(Split(pairs, {}, {}), seed=0).valid["natural"]
+    assert len(np.intersect1d(test.keys, valid.keys)) < 0.5 * min(len(test), len(valid))

@@ -429,6 +429,8 @@ def test_transforms_are_their_formulas() -> None:
     np.testing.assert_allclose(found.negative, g.negative * np.array([[1], [2], [2]]))
     found, _ = TRANSFORMS["propensity"]().update(gradients(), (), None, **IDS)
     np.testing.assert_allclose(found.positive, g.positive * [1, 2, 2])
+    found, _ = TRANSFORMS["propensity"]().update(gradients(), (), None, **IDS | {"positives": jnp.array([1, 2, 3])})
+    np.testing.assert_allclose(found.positive, g.positive * [2, 3, 3])  # of 2, 4, 10, clipped at 3
     counts = np.array([8, 4, 2, 1])
     weights = (8 / counts) / ((8 / counts) @ counts / counts.sum())
     found, _ = TRANSFORMS["count"]().update(gradients(), (), None, **IDS)
