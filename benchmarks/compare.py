@@ -34,7 +34,7 @@ def compare(
     names = suite.choose(only, quick=quick)
     data = data or inputs.available()
     begun = time.perf_counter()
-    limits = {} if quick and only else once(Contender("benchmarks.machine:limits"))
+    limits, problem = ({}, None) if quick and only else _limits()
     rows: list[dict[str, Any]] = []
     machines = machine.describe() | {"limits": limits}
 
@@ -43,6 +43,8 @@ def compare(
             f"data: {data}, where a row names no other; at most {plan.repeats} turns each, alternating, after one to "
             f"warm up (memory, cold starts and time to quality: processes or runs of their own, fewer); {where}; D = 64"
         ]
+        if problem is not None:
+            notes.append(f"the machine's limits could not be measured: {problem}")
         if quick:
             notes.append("quick: fewer turns, shorter work and only rows with a target, so expect noise")
         if left := [name for name in suite.CASES if name not in done]:
@@ -60,6 +62,14 @@ def compare(
             print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
             after(so_far(names[: n + 1]))
     return so_far(names)
+
+
+def _limits() -> tuple[dict[str, Any], str | None]:
+    """What `machine.limits` reads, or why it does not."""
+    try:
+        return once(Contender("benchmarks.machine:limits")), None
+    except RuntimeError as problem:
+        return {}, str(problem)
 
 
 def main(

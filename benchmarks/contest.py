@@ -19,7 +19,8 @@ from benchmarks.rows import Absent
 from benchmarks.worker import THREADS, Reading, accelerator
 
 ROOT = Path(__file__).resolve().parents[1]
-REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they choose older kernels, which slows numpy's products
+# The first two choose older kernels, which slows numpy's products; in the third are programs compiled before.
+REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "JAX_COMPILATION_CACHE_DIR")
 PATIENCE = 900.0  # seconds to wait for an answer
 REST = 0.3  # seconds before a turn: pools of threads go on spinning for some time after their last work
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -38,7 +39,7 @@ class Contender(NamedTuple):
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment with the threads of every pool set, and settings that slow numpy left out."""
+    """This process's environment with the threads of every pool set, and without what would make figures others."""
     kept = {name: value for name, value in os.environ.items() if name not in REMOVED}
     path = os.pathsep.join(part for part in (str(ROOT), kept.get("PYTHONPATH")) if part)
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if accelerator() else {}  # contenders share the device's memory

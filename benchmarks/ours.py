@@ -27,14 +27,17 @@ BATCH = 2048
 K = 20
 
 
-def observation(kind: str, train: Interactions) -> Observation | None:
-    """What the ledger keeps: "off", "vectors" (a vector for each user and item), or "totals"."""
+def observation(options: dict[str, Any], train: Interactions) -> Observation | None:
+    """What the `ledger` keeps, "off" (the default), "vectors" (a vector for each user and item), or "totals", of one
+    batch in `every`."""
+    kind, every = options.get("ledger", "off"), options.get("every", 1)
     if kind == "off":
         return None
     if kind == "vectors":
-        return Observation()
+        return Observation(every=every)
     if kind == "totals":
-        return Observation(user_weight=jnp.ones(train.num_users), item_weight=jnp.ones(train.num_items))
+        weights = jnp.ones(train.num_users), jnp.ones(train.num_items)
+        return Observation(user_weight=weights[0], item_weight=weights[1], every=every)
     raise ValueError(f"ledger must be off, vectors or totals, got {kind!r}")
 
 
@@ -49,7 +52,7 @@ def plain_bpr(options: dict[str, Any], train: Interactions) -> tuple[Sampler, St
         reject=options.get("reject", False),
         rows_per_user=options.get("rows_per_user", 1),
     )
-    seen = observation(options.get("ledger", "off"), train)
+    seen = observation(options, train)
     make = {"sgd": optim.row_sgd, "adagrad": optim.row_adagrad, "adam": optim.row_adam}[options["optimizer"]]
     optimizer, l2 = make(options.get("rate", 0.05)), options.get("l2", 0.01)
     return sampler, make_step(model, objectives.bpr(), optimizer, observation=seen, l2=l2)
@@ -58,7 +61,7 @@ def plain_bpr(options: dict[str, Any], train: Interactions) -> tuple[Sampler, St
 def preset(options: dict[str, Any], train: Interactions) -> tuple[Sampler, Step]:
     """A preset's own parts (`preset`, `changes`), with the ledger as the options say."""
     settings = replace(presets.PRESETS[options["preset"]], **options.get("changes", {}))
-    seen = observation(options.get("ledger", "off"), train)
+    seen = observation(options, train)
 
     def make(*parts: Any, **more: Any) -> Step:
         return make_step(*parts, **(more | {"observation": seen}))
@@ -71,7 +74,7 @@ def light_gcn(options: dict[str, Any], train: Interactions) -> tuple[Sampler, St
     """LightGCN of 3 layers, BPR, Adam on all parameters."""
     model = models.lightgcn(train, WIDTH, layers=options.get("layers", 3))
     sampler = samplers.sampler(train, batch_size=options.get("batch", BATCH), num_negatives=1)
-    seen = observation(options.get("ledger", "off"), train)
+    seen = observation(options, train)
     return sampler, make_step(model, objectives.bpr(), optax.adam(1e-3), observation=seen, l2=1e-4)
 
 

@@ -37,17 +37,19 @@ class Side(NamedTuple):
     contender: Contender
     target: float | None = None
     against: int = 0  # which of the peer's contenders
+    cost: float | None = None  # of a unit of work (bytes, flops), where `race` is told a limit
 
 
 class Share(NamedTuple):
-    """A limit of the machine, by its name in `machine.limits`, and what a unit of work costs of it (bytes, flops)."""
+    """A limit of the machine, by its name in `machine.limits`, and what a unit of the peer's work costs of it (bytes,
+    flops), if that is known."""
 
     limit: str
-    cost: float
+    cost: float | None
 
     def of(self, rate: float, limits: Mapping[str, Any]) -> float | None:
         """The share of the limit that a rate is."""
-        return rate * self.cost / (limits[self.limit] * 1e9) if limits.get(self.limit) else None
+        return rate * self.cost / (limits[self.limit] * 1e9) if self.cost and limits.get(self.limit) else None
 
 
 def race(
@@ -74,8 +76,10 @@ def race(
             continue
         values = summary(*([rate * scale for rate in rates(one.readings)] for one in (mine, other)))
         if share is not None:
-            shares = {name: share.of(values[name] / scale, plan.limits) for name in ("ours", "theirs")}
-            values["share"] = {"of": share.limit, **shares}
+            own = share._replace(cost=side.cost)
+            shares = {name: of.of(values[name] / scale, plan.limits) for name, of in (("ours", own), ("theirs", share))}
+            if any(shares.values()):
+                values["share"] = {"of": share.limit, **shares}
         work = {name: one.readings[0]["work"] for name, one in (("ours", mine), ("theirs", other))}
         values |= {"data": plan.data, "work": work}
         found.append(row(side.what, peer, unit=unit, target=side.target, **values, **extra))

@@ -126,8 +126,10 @@ def rows(found: Mapping[str, Outcome], level: float, plan: Plan, budget: float) 
     peers = [name for name in found if LEARNERS[name].peer]
     made: list[Row] = []
     first = fastest(times, peers)
-    if times[mine] and not times[first] and all(found[name].readings for name in peers):
-        took, far = middle(times[mine]), "; ".join(_said(name, found[name], False, budget) for name in peers)
+    ran = [name for name in peers if found[name].readings]
+    if times[mine] and not times[first] and ran:
+        took, far = middle(times[mine]), "; ".join(_said(name, found[name], False, budget) for name in ran)
+        far += "".join(f"; {name}: {found[name].reason}" for name in peers if name not in ran)
         kept = {"repeats": len(times[mine]), "data": plan.data, "spread": {"ours": spread(times[mine])}}
         peer = f"the best peer: none came to it in {budget:.0f} s, which is taken as its time"
         made.append(row(what, peer, took, budget, "s", target=2.0, kind="time", note=f"{mine}; {far}", **kept))

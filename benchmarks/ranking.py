@@ -33,7 +33,7 @@ def ranking(plan: Plan) -> list[Row]:
     theirs = peers.contender("implicit_:ranking", **given, lists=lists[1])
     with np.load(given["tables"]) as found:
         flops = 2.0 * found["item"].size
-    side = Side(f"full ranking of all users, top {K}", ours, 2.0)
+    side = Side(f"full ranking of all users, top {K}", ours, 2.0, cost=flops)
     share = Share("sgemm best, GFLOP/s", flops)
     rows = race(plan, "implicit recommend", [side], [theirs], "users/s", share=share)
     if rows[0]["ratio"] is not None:

@@ -12,6 +12,7 @@ ought to be flat.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,11 @@ def accounted(points: list[Reading], ledger: str) -> list[float]:
     return [round(1e9 * (point[ledger]["cost"] - (point[ledger]["memory"] - least)), 6) for point in points]
 
 
-def measure(series: dict[str, list[tuple[int, int]]], *, repeats: int, patience: float) -> dict[str, list[Reading]]:
-    """Readings of each series, smallest first; a size that is in two series is measured once. Sizes that fail are left
-    out, and RuntimeError says why where fewer than two are left."""
+def measure(
+    series: dict[str, list[tuple[int, int]]], *, repeats: int, patience: float
+) -> tuple[dict[str, list[Reading]], list[str]]:
+    """Readings of each series, smallest first, and which sizes failed and why; a size that is in two series is measured
+    once. RuntimeError where fewer than two of a series are left."""
     known: dict[tuple[int, int], Reading] = {}
     reasons = []
     for pairs, items in sorted({point for points in series.values() for point in points}):
@@ -122,11 +125,12 @@ def measure(series: dict[str, list[tuple[int, int]]], *, repeats: int, patience:
     found = {name: [known[point] for point in points if point in known] for name, points in series.items()}
     if any(len(points) < 2 for points in found.values()):
         raise RuntimeError("too few sizes could be measured: " + "; ".join(reasons))
-    return found
+    return found, reasons
 
 
-def rows(found: dict[str, list[Reading]]) -> list[Row]:
-    """The largest over the smallest accounted cost of each series, with the ledger off and on."""
+def rows(found: dict[str, list[Reading]], reasons: Sequence[str] = ()) -> list[Row]:
+    """The largest over the smallest accounted cost of each series, with the ledger off and on; where a size failed, the
+    rows say which, and meet no target."""
     made = []
     for name, points in found.items():
         for ledger in LEDGERS:
@@ -137,7 +141,10 @@ def rows(found: dict[str, list[Reading]]) -> list[Row]:
             note = f"{sizes}; ns as measured: {', '.join(f'{value:.0f}' for value in raw)}"
             note += f"; accounted: {', '.join(f'{value:.0f}' for value in flat)}"
             what = f"cost a triplet as {name} grow, ledger {ledger}, cache accounted for: most over least"
-            made.append(row(what, "itself", max(flat), min(flat), "ns", target=TARGET, kind="overhead", note=note))
+            found_row = row(what, "itself", max(flat), min(flat), "ns", target=TARGET, kind="overhead", note=note)
+            if reasons:
+                found_row |= {"met": None, "failed": True, "note": f"{note}; failed: {'; '.join(reasons)}"}
+            made.append(found_row)
     return made
 
 
@@ -162,8 +169,8 @@ def draw(found: dict[str, list[Reading]], path: Path) -> None:
 
 def scaling(plan: Plan) -> list[Row]:
     """Measures both series; draws them where the plan has a folder for figures."""
-    found = measure(QUICK if plan.quick else SERIES, repeats=plan.repeats, patience=plan.patience)
-    made = rows(found)
+    found, reasons = measure(QUICK if plan.quick else SERIES, repeats=plan.repeats, patience=plan.patience)
+    made = rows(found, reasons)
     if plan.figures is not None:
         draw(found, plan.figures / "scaling.svg")
         made[0]["figure"] = "scaling.svg"
@@ -181,9 +188,9 @@ def main(out: Path = Path("scaling.svg"), quick: bool = False, repeats: int = 5)
         quick: Small sizes only.
         repeats: Readings of each size.
     """
-    found = measure(QUICK if quick else SERIES, repeats=repeats, patience=1800)
+    found, reasons = measure(QUICK if quick else SERIES, repeats=repeats, patience=1800)
     draw(found, out)
-    for made in rows(found):
+    for made in rows(found, reasons):
         print(f"{made['what']}: {made['ratio']:.2f}; {made['note']}")
 
 

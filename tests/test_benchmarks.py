@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,50 @@ def test_overheads_are_ours_over_the_base(tmp_path: Path) -> None:
 def test_a_share_of_a_limit_is_in_the_limits_units() -> None:
     assert Share("copy, GB/s", 1536).of(1e6, {"copy, GB/s": 15.36}) == pytest.approx(0.1)
     assert Share("copy, GB/s", 1536).of(1e6, {}) is None
+    assert Share("copy, GB/s", None).of(1e6, {"copy, GB/s": 15.36}) is None
+
+
+def test_each_side_of_a_race_has_the_share_of_its_own_cost(tmp_path: Path) -> None:
+    plan = Plan(TINY, tmp_path, repeats=1, limits={"copy, GB/s": 1e-9})
+    sides = [Side("some", fake("counter", seconds=1.0), cost=cost) for cost in (0.5, None)]
+    share = Share("copy, GB/s", 0.25)
+    first, second = race(plan, "it", sides, [fake("counter", seconds=1.0)], "a second", share=share)
+    assert first["share"]["ours"] == pytest.approx(0.5 * first["ours"])
+    assert first["share"]["theirs"] == pytest.approx(0.25 * first["theirs"])
+    assert second["share"]["ours"] is None
+
+
+def test_a_comparison_goes_on_where_limits_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(contender: Contender) -> Any:
+        raise RuntimeError("no limits here")
+
+    monkeypatch.setattr(compare, "once", once)
+    monkeypatch.setattr(suite, "CASES", {"one": Case(lambda plan: [], "one")})
+    found = compare.compare(("one",), data=TINY)
+    assert found["machine"]["limits"] == {}
+    assert any("no limits here" in note for note in found["notes"])
+
+
+def test_a_series_that_lacks_a_size_meets_no_target() -> None:
+    points = [
+        {"pairs": n, "items": 5, **{name: {"cost": 1e-9, "memory": 0.0} for name in scaling.LEDGERS}} for n in (1, 2)
+    ]
+    assert {made["met"] for made in scaling.rows({"interactions": points})} == {True}
+    for made in scaling.rows({"interactions": points}, ["E=1e+08: out of memory"]):
+        assert made["met"] is None
+        assert made["failed"]
+        assert "out of memory" in made["note"]
+
+
+def test_triplets_of_implicit_differ_from_epoch_to_epoch() -> None:
+    pytest.importorskip("implicit")
+    from benchmarks.peers import implicit_
+
+    learn = implicit_.learn_bpr(inputs.train("tail:300,5000,900,0"), {"rate": 0.05, "l2": 0.01})
+    next(learn)
+    states = [np.array(next(learn)[1]) for _ in range(3)]  # type: ignore[index]
+    moved = [np.abs(after - before).max(axis=1) > 0 for before, after in pairwise(states)]
+    assert (moved[0] != moved[1]).any()
 
 
 def test_settings_that_slow_numpy_do_not_reach_a_contender(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,13 +92,16 @@ def training(options: dict[str, Any]) -> Run:
     train = inputs.train(options["data"])
     _, torch, step = _step(train, layers=options["layers"], rate=1e-3, l2=1e-4)
     steps, batch = options["steps"], options.get("batch", BATCH)
+    again = torch.arange(steps * batch) % len(train)  # more than there is begins once more
 
     def run() -> Reading:
         begun = time.perf_counter()
         order = torch.randperm(len(train))
-        for n in range(steps):
-            step(order[n * batch : (n + 1) * batch])
+        for chosen in torch.split(again, batch):
+            loss = step(order[chosen])
         _wait(torch)
+        if not bool(torch.isfinite(loss)):
+            raise RuntimeError("the loss is not finite: the step that was timed is no step")
         return {"seconds": time.perf_counter() - begun, "work": steps * batch, "steps": steps}
 
     return run
