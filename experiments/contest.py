@@ -10,9 +10,9 @@ For each data set, backbone and contestant (`experiments.contestants`):
    their gradients are read off by one pass over the interactions.
 2. Two candidates are chosen: `unbiased`, the best unbiased NDCG; `loss10`, the best unbiased NDCG among those that keep
    90 % of the natural NDCG of the best plain base on that data and backbone (where none does, the one that keeps most).
-   A plain base is chosen by natural NDCG. For the adjustments of softmax and of spectral tables there are also
-   `loss2`, `loss5` and `loss20`, of which only NDCG is kept: `experiments.equal` compares methods at equal natural
-   accuracy.
+   A plain base is chosen by natural NDCG, and so are plain spectral tables. For the adjustments of softmax and of
+   spectral tables there are also `loss2`, `loss5` and `loss20`, of which only NDCG is kept: `experiments.equal`
+   compares methods at equal natural accuracy.
 3. Each is trained again on all training interactions, with seeds 0, 1, ...; each test is ranked once. What a method
    makes before it is trained (the branch of BC loss and PopGo, CausE's split) is the same for all seeds.
 
@@ -213,7 +213,7 @@ def _tune(contest: Contest, who: Contestant, carved: Split) -> dict[str, Any]:
         raise RuntimeError(f"{who.name} diverged in each of {contest.trials} trials on {contest.data}")
     pools = {who.name: tried}
     if who.adjusted:
-        # A plain base is what natural accuracy prefers, whatever the rule.
+        # A plain base is what natural accuracy prefers, whatever the rule; so are spectral tables.
         pools[who.name] = [max(tried, key=lambda c: c.value("natural"))]
         options, (base, epoch) = best[1]
         pools |= _try_arms(contest, who, options, epoch, base, carved, problem)

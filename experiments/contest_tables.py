@@ -137,13 +137,13 @@ def group_table(group: Group, rule: str, values: Mapping[str, Mapping[str, np.nd
     paired = pairs(values, ours, [label for label in ranked if not is_ours(label.split("@")[0])], main)
     heads = [f"{test} {metric}" for test in tests for metric in SHOWN]
     lines = ["| method | " + " | ".join(heads) + " | ours − it | p, Holm |", "|---" * (len(heads) + 3) + "|"]
+    keeping = [label for label in ranked if keeps(group, label, rule)]
     for label in ranked:
-        cells = []
+        cells, kept = [], label in keeping
         for test in tests:
             for metric in SHOWN:
-                cells.append(_marked(group, labels, label, test, metric))
+                cells.append(_marked(group, keeping if kept else [], label, test, metric))
         name = label.split("@")[0]
-        kept = keeps(group, label, rule)
         shown = f"**{name}** (ours)" if label == ours else name
         pair = paired.get(label)
         cells += ["", ""] if pair is None else [f"{pair[0]:+.4f}", f"{pair[1]:.2g}"]
@@ -224,6 +224,8 @@ def gather(group: Group, results: Path, work: Path | None) -> ByUser:
     values: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for key, by_user in found.items():
         label, test = key.split("|")
+        if label != USERS and label not in group.rows:
+            continue  # a choice that is no longer the one, or whose rows are being made again
         if label == USERS:
             users[test] = by_user
             continue
@@ -251,7 +253,8 @@ def page(groups: list[Group], by_user: list[ByUser]) -> str:
         "`ours − it` is the difference in NDCG@20 on the first test of the table, paired by user; p by Student's t, "
         "corrected by Holm's method over all rows that are not ours. It knows of users by chance, not of the choice, "
         "which was made once.",
-        "Every trial looks for unbiased NDCG, of a plain base for natural; what keeps most of its natural NDCG is then "
+        "Every trial looks for unbiased NDCG, of a plain base and of spectral tables for natural; "
+        "what keeps most of its natural NDCG is then "
         "taken from the epochs and strengths that were tried on the way. Adjustments of a base are tried where its "
         "natural NDCG is best, and refined at losses of 5, 10 and 20 %, so that at 10 % they have been looked for, "
         "where other methods have been found by the way.",
@@ -339,11 +342,12 @@ def mean_of(group: Group, label: str, test: str, metric: str) -> float:
 
 
 def _marked(group: Group, labels: list[str], label: str, test: str, metric: str) -> str:
-    """A cell, bold where it is the best and italic where it is the second best; popularity of lists has no best."""
+    """A cell, bold where it is the best of those labels and italic where it is the second best; popularity of lists has
+    no best, and a label that is not among them has no mark."""
     if metric not in group.rows[label][test]:
         return ""
     text = spread(group.rows[label][test][metric], 1 if metric.startswith("arp") else 4)
-    if metric.startswith("arp"):
+    if metric.startswith("arp") or label not in labels:
         return text
     order = sorted((mean_of(group, other, test, metric) for other in labels), reverse=True)
     place = order.index(mean_of(group, label, test, metric))

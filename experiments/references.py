@@ -66,13 +66,15 @@ def lightgcn_gowalla(epochs: int, out: Path) -> dict[str, Any]:
     """
     split = registry.load("gowalla-lightgcn").split
     model, sampler, step = presets.build(presets.LIGHTGCN, split.train, observe=False)
-    found: dict[str, Any] = {"device": jax.devices()[0].device_kind}
+    path = out / "lightgcn.json"  # beside the checkpoints, for a run that goes on from one
+    found: dict[str, Any] = (runs.read_json(path) if path.exists() else {}) | {"device": jax.devices()[0].device_kind}
     begun = time.perf_counter()
 
     def read(row: dict[str, Any], state: Any) -> None:
         if row["epoch"] in READ or row["epoch"] % 100 == 0:
             summary = pipeline.evaluate(models.embed(model, state.params), split, ks=[20])["natural"].summary
             found[str(row["epoch"])] = [summary["recall@20"], summary[NDCG]]
+            files.write_json(path, found)
             print(row["epoch"], found[str(row["epoch"])], f"{time.perf_counter() - begun:.0f} s", flush=True)
 
     kept: dict[str, Any] = {"checkpoint": out / "lightgcn", "checkpoint_every": 50, "resume": True}

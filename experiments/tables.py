@@ -14,7 +14,7 @@ from experiments.contest_tables import spread
 from experiments.run import RESULTS
 
 ARMS = ("plain", "adjusted", "count_control", "tten")
-METRICS = ("recall@20", "ndcg@20", "tail_recall@20", "arp@20", "coverage@20")
+METRICS = ("recall@20", "ndcg@20", "head_recall@20", "tail_recall@20", "arp@20", "coverage@20", "gini@20")
 
 
 def load(study: str) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -230,6 +230,9 @@ def test_the_page_ranks_methods_and_tests_differences(small: tuple) -> None:
         mean = np.mean([v for v in group.rows["macr"][test][NDCG]])
         assert np.mean(values["macr"][test]) == pytest.approx(mean, abs=1e-4)  # kept as float16
         assert users[test].shape == values["macr"][test].shape
+    again = group.rows.pop("macr")  # its rows are being made again
+    assert "macr" not in contest_tables.gather(group, folder / "results", None)[1]
+    group.rows["macr"] = again
     group.rows["macr"]["natural"][NDCG] = [0.9, 0.9]
     with pytest.raises(ValueError, match="apart in natural NDCG between synthetic"):
         contest_tables.gather(group, folder / "results", None)
