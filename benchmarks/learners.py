@@ -60,9 +60,12 @@ LEARNERS: dict[str, Learner] = {
     "implicit BPR": Learner(
         "benchmarks.peers.implicit_:learn_bpr",
         (
-            {"rate": 0.05, "l2": 0.002},
-            {"rate": 0.05, "l2": 0.0005},
             {"rate": 0.05, "l2": 0.0001},
+            {"rate": 0.1, "l2": 0.0001},
+            {"rate": 0.2, "l2": 0.0001},
+            {"rate": 0.2, "l2": 0.001},
+            {"rate": 0.05, "l2": 0.0005},
+            {"rate": 0.05, "l2": 0.002},
             {"rate": 0.05, "l2": 0.01},
             {"rate": 0.1, "l2": 0.01},
         ),
