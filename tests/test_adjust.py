@@ -570,3 +570,15 @@ def test_ids_under_another_name_are_not_taken_for_row_numbers(tmp_path: Path) ->
     assert embeddings.read_matrix(path, "user", ids=False)[1] is None
     polars.DataFrame({"embedding": rows}).write_parquet(path)
     assert embeddings.read_matrix(path, "user")[1] is None
+
+
+def test_standardized_gradients_are_those_of_standardized_tables() -> None:
+    pairs = random_interactions(0, U, N, density=0.5)
+    keys = jax.random.split(jax.random.key(0))
+    tables = Tables(3.0 * jax.random.normal(keys[0], (U, 4)), jax.random.normal(keys[1], (N, 4)))
+    more: dict[str, Any] = {"temperature": 1.0, "num_negatives": 16, "batch_size": 32}
+    found = frozen.observe(tables, pairs, standardized=True, **more)
+    wanted = frozen.observe(frozen.standardize(tables)[0], pairs, **more)
+    plain = frozen.observe(tables, pairs, **more)
+    np.testing.assert_allclose(found.items.push.size, wanted.items.push.size, rtol=1e-5)
+    assert not np.allclose(found.items.push.size, plain.items.push.size, rtol=0.1)

@@ -245,3 +245,15 @@ def test_a_user_that_has_every_item_has_no_negative_among_shared_ones(
     for batch in epoch(samplers.sampler(full, batch_size=32, reject=True, **options)):
         where, users = np.asarray(batch.where), np.asarray(batch.users)
         np.testing.assert_array_equal(where, ~like[users][:, np.asarray(batch.negatives)])
+
+
+def test_a_negative_that_keeps_being_known_is_left_out() -> None:
+    """One user lacks one item of 2,000: 32 draws seldom find it, and what they find instead does not count."""
+    items = np.delete(np.arange(2000), 7)
+    train = Interactions(np.zeros(len(items), int), items, 1, 2000)
+    sampler = samplers.sampler(train, batch_size=1999, num_negatives=1, reject=True)
+    batch = sampler.draw(sampler.data, KEY, jnp.int32(0))
+    where, negatives = np.asarray(batch.where), np.asarray(batch.negatives)
+    assert 0 < where.sum() < 200
+    assert set(negatives[where].tolist()) == {7}
+    assert not (negatives[~where] == 7).any()

@@ -107,6 +107,34 @@ def test_known_answer_data_is_learned(objective: objectives.Objective, options: 
     assert found.summary["recall@12"] >= 0.9
 
 
+def test_the_last_epoch_is_evaluated_and_of_equal_ones_the_first_is_the_best() -> None:
+    sampler, step = parts()
+    more: dict[str, Any] = {"evaluate": lambda state: {"m": 0.5}, "monitor": "m", "evaluate_every": 2}
+    found = fit(step, sampler, epochs=5, key=jax.random.key(0), **more)
+    assert [row["epoch"] for row in found.history if "m" in row] == [2, 4, 5]
+    assert found.best_epoch == 2
+
+
+def test_checkpoints_are_saved_as_often_as_asked(tmp_path: Path) -> None:
+    sampler, step = parts()
+    seen: list[list[int]] = []
+    more: dict[str, Any] = {"checkpoint": tmp_path, "checkpoint_every": 2}
+    more["on_epoch"] = lambda *_: seen.append(checkpoint.steps(tmp_path))
+    fit(step, sampler, epochs=5, key=jax.random.key(0), **more)
+    assert seen == [[], [], [2], [2], [2, 4]]  # asked before the epoch's own is saved
+    assert checkpoint.steps(tmp_path) == [4, 5]
+
+
+def test_epochs_draw_other_batches() -> None:
+    sampler, step = parts(optimizer=optim.frozen())
+    epoch = make_epoch(step, sampler)
+    states = [step.init(jax.random.key(0))]
+    for _ in range(2):
+        states.append(epoch(jax.tree.map(jnp.copy, states[-1]))[0])
+    sizes = [np.asarray(state.ledger.items.push.size) for state in states]
+    assert not np.allclose(sizes[1] - sizes[0], sizes[2] - sizes[1], rtol=1e-3)
+
+
 def test_early_stopping_keeps_the_best_state() -> None:
     sampler, step = parts()
     values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
