@@ -116,6 +116,31 @@ def test_a_series_that_lacks_a_size_meets_no_target() -> None:
         assert "out of memory" in made["note"]
 
 
+def test_a_level_that_nobody_came_to_has_its_target_where_a_peer_is_missing(tmp_path: Path) -> None:
+    found = {name: outcome([[9.0, 1, 0.01]]) for name in quality.LEARNERS}
+    found["jaxrec spectral"] = outcome([[2.0, 1, 0.08]])
+    found["LightFM"] = contest.Outcome([], reason="not installed")
+    first, *_ = quality.rows(found, 0.08, Plan(TINY, tmp_path), 10.0)
+    assert (first["theirs"], first["target"], first["met"]) == (10.0, 2.0, True)
+    assert "LightFM: not installed" in first["note"]
+
+
+def test_steps_of_pytorch_beyond_the_data_begin_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers import torch_
+
+    taken: list[int] = []
+
+    def step(chosen: Any) -> Any:
+        taken.append(len(chosen))
+        return torch.tensor(0.0)
+
+    monkeypatch.setattr(torch_, "_step", lambda train, **given: (None, torch, step))
+    reading = torch_.training({"data": TINY, "layers": 0, "steps": 5, "batch": 512})()
+    assert taken == [512] * 5
+    assert reading["work"] == sum(taken)
+
+
 def test_triplets_of_implicit_differ_from_epoch_to_epoch() -> None:
     pytest.importorskip("implicit")
     from benchmarks.peers import implicit_
