@@ -360,14 +360,18 @@ def test_exposure_is_a_mean_over_the_items_that_a_list_has() -> None:
 
 
 def test_recommendation_rates_are_shares_of_pairs_outside_training() -> None:
-    train, test = Interactions([0, 0, 1, 2], [0, 1, 0, 0], 3, 3), Interactions([0], [2], 3, 3)  # the third isn't listed
-    users, lists = np.array([0, 1]), np.array([[2, -1], [1, 2]])
+    train = random_interactions(0)
+    test = Interactions([0], [int(np.flatnonzero(train.to_scipy().toarray()[0] == 0)[0])], 30, 20)
+    users = np.arange(10)  # the pairs of the other twenty do not count
+    lists = np.argsort(train.to_scipy().toarray()[users] + np.random.default_rng(0).random((10, 20)) / 2, axis=1)[:, :2]
+    lists[3, 1] = -1
     tail, known, rates = pop.tail_items(train.item_counts), train.to_scipy().toarray() > 0, []
     for group in (~tail, tail):
         pairs = sum(1 for u in users for i in np.flatnonzero(group) if not known[u, i])
         rates += [group[lists[lists >= 0]].sum() / pairs] if pairs else []
-    found = pop.group_fairness(users, lists, np.zeros((2, 2), bool), test, train)
+    found = pop.group_fairness(users, lists, np.zeros(lists.shape, bool), test, train)
     assert found["pop_rsp"] == pytest.approx(np.std(rates) / np.mean(rates))
+    assert found["pop_rsp"] > 0.01
 
 
 def test_intervals_are_of_the_level_and_the_seed_that_are_asked_for() -> None:
