@@ -139,15 +139,15 @@ def group_table(group: Group, rule: str, values: Mapping[str, Mapping[str, np.nd
     lines = ["| method | " + " | ".join(heads) + " | ours − it | p, Holm |", "|---" * (len(heads) + 3) + "|"]
     keeping = [label for label in ranked if keeps(group, label, rule)]
     for label in ranked:
-        cells, kept = [], label in keeping
+        cells = []
         for test in tests:
             for metric in SHOWN:
-                cells.append(_marked(group, keeping if kept else [], label, test, metric))
+                cells.append(_marked(group, keeping, label, test, metric))
         name = label.split("@")[0]
         shown = f"**{name}** (ours)" if label == ours else name
         pair = paired.get(label)
         cells += ["", ""] if pair is None else [f"{pair[0]:+.4f}", f"{pair[1]:.2g}"]
-        lines.append(f"| {shown}{'' if kept else ' †'} | " + " | ".join(cells) + " |")
+        lines.append(f"| {shown}{'' if label in keeping else ' †'} | " + " | ".join(cells) + " |")
     return lines
 
 

@@ -74,6 +74,7 @@ def lightgcn_gowalla(epochs: int, out: Path) -> dict[str, Any]:
         if row["epoch"] in READ or row["epoch"] % 100 == 0:
             summary = pipeline.evaluate(models.embed(model, state.params), split, ks=[20])["natural"].summary
             found[str(row["epoch"])] = [summary["recall@20"], summary[NDCG]]
+            out.mkdir(parents=True, exist_ok=True)
             files.write_json(path, found)
             print(row["epoch"], found[str(row["epoch"])], f"{time.perf_counter() - begun:.0f} s", flush=True)
 

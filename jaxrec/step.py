@@ -147,7 +147,8 @@ def make_step(
         if observation is not None and ledger is not None:
             seen = corrected if observation.gradients == "corrected" else g
             if model.score is None:
-                ledger = _observe_some(observation, state.step, ledger, _observe_scored, (batch, scored, seen))
+                # Rows' gradients are worked out anew: kept for a batch that is not read, they would cost it.
+                ledger = _observe_some(observation, state.step, ledger, observe_batch, (batch, scored, seen))
             else:
                 rows = applied if observation.gradients == "corrected" else pull_back(g)[0]
                 ledger = _observe_some(observation, state.step, ledger, observe_rows, (batch, rows))
@@ -185,19 +186,6 @@ def make_row_step(
         return _Cut(loss, jnp.linalg.norm(rows.positive, axis=-1), summed(rows, batch), ledger, state.transform)
 
     return _make(model, optimizer, cut, optax.EmptyState, observation=observation, l2=l2)
-
-
-def _observe_scored(
-    ledger: ledgers.GradientLedger,
-    batch: Batch,
-    scored: tuple[Array, Array, Array],
-    g: ScoreGradients,
-    *,
-    decay: float,
-    times: int = 1,
-) -> ledgers.GradientLedger:
-    """`observe_batch`, the rows' gradients worked out anew: kept for a batch that is not read, they would cost it."""
-    return observe_batch(ledger, batch, scored, g, row_gradients(*scored, g), decay=decay, times=times)
 
 
 def _observe_some(

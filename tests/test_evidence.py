@@ -95,5 +95,5 @@ def test_what_was_read_before_an_interruption_is_kept(tmp_path: Path, monkeypatc
         patched.setattr(
             references, "fit", lambda *a, on_epoch, **m: fit(*a, on_epoch=lambda row, _: on_epoch(row, state), **m)
         )
-        assert set(references.lightgcn_gowalla(1, tmp_path)) == {"1", "device"}
-        assert set(references.lightgcn_gowalla(2, tmp_path)) == {"1", "2", "device"}
+        assert set(references.lightgcn_gowalla(1, tmp_path / "new")) == {"1", "device"}
+        assert set(references.lightgcn_gowalla(2, tmp_path / "new")) == {"1", "2", "device"}
