@@ -52,6 +52,7 @@ class Adjusted(NamedTuple):
     frontier: dict[str, list[Point]]  # arm -> every point tried
     ledger: GradientLedger  # of the tables given over all interactions
     temperature: float  # of the softmax that the ledger was read with
+    fingerprints: dict[str, str]  # of each part that `validation` is about
     reported_on: str  # which users `validation` is about
     results: dict[str, dict[str, metrics.Evaluation]]  # arm -> part -> metrics per user
     tradeoff: list[dict[str, Any]]  # what `pipeline.tradeoff` tells, on validation
@@ -143,6 +144,7 @@ def adjust(
         frontier=points,
         ledger=ledger,
         temperature=tau,
+        fingerprints={part_name: pairs.fingerprint for part_name, pairs in part.valid.items()},
         reported_on=f"the {len(chosen_users)} users that strengths were selected on"
         if same
         else f"{len(other_users)} users that strengths were not selected on",

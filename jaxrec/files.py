@@ -7,6 +7,7 @@ until then, and stays where writing fails.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,14 @@ def want_another(path: Path, *read: Path | None) -> None:
     for other in read:
         if other is not None and other.exists() and path.exists() and path.samefile(other):
             raise ValueError(f"{path} is the file that was read, which would be lost; name another one")
+
+
+def want_folder(path: Path) -> None:
+    """ValueError where there is no folder and none can be made, before the work whose results are to go there."""
+    held = next(part for part in (path, *path.absolute().parents) if part.exists())
+    if not held.is_dir() or not os.access(held, os.W_OK):
+        what = "is a file" if held.is_file() else "can't be written to"
+        raise ValueError(f"{path} can't be a folder: {held} {what}; name another one")
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:

@@ -128,6 +128,7 @@ def train(
             stack.callback(tracker.close)
         want_tables(settings)
         out = Path(out)
+        files.want_folder(out)
         if not resume:
             _want_free(out)
         dataset = registry.load(data)

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxrec import frozen, rank
 from jaxrec.data.formats import TABLES, want_writable, write_columns
-from jaxrec.data.interactions import DataError, Interactions
+from jaxrec.data.interactions import DataError, Interactions, plain_ids
 from jaxrec.ledger import GradientLedger, Role, Side
 from jaxrec.models.ials import Block, blocks
 from jaxrec.models.wrappers import unit
@@ -266,6 +266,11 @@ def _of_items(data: Interactions, items: np.ndarray) -> Interactions:
     return Interactions(data.users[inside], place[data.items[inside]], data.num_users, len(items))
 
 
+def want_lists(path: str | PathLike[str]) -> str:
+    """The kind of file that `write_lists` makes of a name. DataError where it makes none."""
+    return want_writable(path, (*TABLES, ".trec", ".run"))
+
+
 def write_lists(
     path: str | PathLike[str],
     ranking: rank.TopK,
@@ -279,7 +284,8 @@ def write_lists(
     .csv, .tsv, .parquet: columns user_id, item_id, rank from 1, score. .trec, .run: `user Q0 item rank score tag`, as
     trec_eval reads it. All of these but .parquet may end in .gz. A TREC run's ids can't hold white space (DataError).
     """
-    path, k = Path(path), ranking.items.shape[1]
+    path, k, kind = Path(path), ranking.items.shape[1], want_lists(path)
+    user_ids, item_ids = plain_ids(user_ids, "user"), plain_ids(item_ids, "item")
     place = np.flatnonzero(ranking.items.ravel() >= 0)
     columns = {
         "user_id": user_ids[np.repeat(ranking.users, k)][place],
@@ -287,7 +293,7 @@ def write_lists(
         "rank": np.tile(np.arange(1, k + 1), len(ranking.users))[place],
         "score": ranking.scores.ravel()[place],
     }
-    if want_writable(path, (*TABLES, ".trec", ".run")) in TABLES:
+    if kind in TABLES:
         write_columns(path, columns)
         return len(place)
     for name, ids in (("user_id", user_ids), ("item_id", item_ids), ("tag", np.array([tag]))):

@@ -110,6 +110,7 @@ def tune(
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
     out = Path(out)
+    files.want_folder(out)
     if (out / "study.log").exists() and not resume:
         raise FileExistsError(f"{out} holds a study; go on with --resume, or choose another --out")
     searched = _searched(base, search)
@@ -156,8 +157,9 @@ def _open(out: Path, plan: dict[str, Any], seed: int) -> optuna.Study:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
-    _end_at_a_line(out / "study.log")
-    storage = JournalStorage(JournalFileBackend(str(out / "study.log")))
+    log = (out / "study.log").resolve()  # optuna's lock is a link to it, which a relative path would not reach
+    _end_at_a_line(log)
+    storage = JournalStorage(JournalFileBackend(str(log)))
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
     study = optuna.create_study(
         storage=storage, study_name="jaxrec", direction="maximize", pruner=pruner, load_if_exists=True

@@ -299,6 +299,18 @@ def test_a_study_whose_last_line_is_cut_goes_on(folder: Path, tmp_path: Path) ->
     assert states.count("complete") + states.count("pruned") == 3
 
 
+def test_a_lock_left_behind_can_be_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna frees the lock of a process that was killed where the link that it is leads to the journal."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    real = os.symlink
+    monkeypatch.setattr(os, "symlink", lambda to, lock: (real(to, lock), seen.append(os.path.exists(lock))))
+    Path("study").mkdir()
+    tune._open(Path("study"), {"base": {"l2": 0.0}, "space": {"l2": {}}}, 0)
+    assert seen
+    assert all(seen)
+
+
 def test_an_interrupted_trial_runs_again(folder: Path, tmp_path: Path) -> None:
     """A process killed within its second trial leaves it running in the journal."""
     code = f"""

@@ -258,6 +258,10 @@ def test_runs_of_other_users_or_data_are_not_paired(run: Path, tmp_path: Path) -
     files.write_json(changed / "metrics.json", runs.read_metrics(changed) | {"fingerprint": "0"})
     note = f"changed and {run.name} are of different data, so they are not paired."
     assert report.paired([run, changed])[1:] == ([], [note])
+    retested = _with_users(run, tmp_path / "retested", {})
+    files.write_json(retested / "metrics.json", runs.read_metrics(retested) | {"test_fingerprints": {"test": "0"}})
+    note = f"retested and {run.name} hold other pairs in the test 'test', so it is not paired."
+    assert report.paired([run, retested])[1:] == ([], [note])
     (changed / "per_user.npz").unlink()
     note = f"changed and {run.name} have no test in common whose users' metrics were kept."
     assert report.paired([run, changed]).notes == [note]

@@ -13,7 +13,7 @@ import pytest
 from conftest import random_interactions
 
 from jaxrec import cli, correct, data, frozen, models, rank, runs, serve
-from jaxrec.commands.recommend import _of_users, _rows_of
+from jaxrec.commands.recommend import _of_users, _rows_of, strengths_in
 from jaxrec.data import DataError, Interactions
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Tables
@@ -399,6 +399,27 @@ def test_lists_never_replace_what_is_read(option: str, tmp_path: Path, capsys: p
         assert cli.main(["recommend", str(tmp_path / "run"), *given]) == 1
         assert f"{out} is the file that was read, which would be lost" in capsys.readouterr().err
     assert (tmp_path / "mine.csv").read_text() == "mine"
+
+
+def test_where_lists_go_is_looked_at_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out, message in (("x.doc", "can't be written; name it"), ("nowhere/x.csv", "nowhere is no folder")):
+        assert cli.main(["recommend", str(tmp_path / "no run"), "--out", str(tmp_path / out)]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_lists_are_written_with_ids_of_any_kind_of_list(tables: Tables, tmp_path: Path) -> None:
+    found = serve.recommend(tables, np.array([1]), k=2)
+    users, items = [f"u{n}" for n in range(len(tables.user))], list(range(len(tables.item)))
+    serve.write_lists(tmp_path / "x.csv", found, users, items)  # type: ignore[arg-type]
+    rows = list(csv.reader((tmp_path / "x.csv").read_text().splitlines()))
+    assert [row[:2] for row in rows[1:]] == [["u1", str(item)] for item in found.items[0]]
+
+
+@pytest.mark.parametrize("text", ["direction=nan", "direction=1e400", "direction=1,direction=2", "direction"])
+def test_strengths_are_finite_and_given_once(text: str) -> None:
+    assert strengths_in("direction=1, pull=-.5") == {"direction": 1.0, "pull": -0.5}
+    with pytest.raises(ValueError, match=r"--adjust (wants name=number|names 'direction' twice)"):
+        strengths_in(text)
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -77,10 +77,11 @@ def adjust(
     """
     import time
 
-    from jaxrec import correct, embeddings
+    from jaxrec import correct, embeddings, files
     from jaxrec.data import formats
 
     begun = time.perf_counter()
+    files.want_folder(out)
     for name in (*WRITTEN, "settings.json", *(name for form in format for name in embeddings.file_names(form))):
         if (out / name).exists():
             raise FileExistsError(f"{out} holds a model or a run already ({name}); choose another --out, or remove it")
@@ -107,8 +108,8 @@ def adjust(
     settings: dict[str, Any] = {"select": select, "max_loss": max_loss, "k": k, "budget": budget, "seed": seed}
     settings |= {"score": score, "leave_out": leave_out if valid is None else None, "select_users": select_users}
     settings["family"] = family
-    files = {"user": user, "item": item, "interactions": interactions, "valid": valid}
-    settings |= {name: None if path is None else path.name for name, path in files.items()}
+    given = {"user": user, "item": item, "interactions": interactions, "valid": valid}
+    settings |= {name: None if path is None else path.name for name, path in given.items()}
     write(out, found, two, seen, settings=settings, formats=format)
     _tell(out, found, time.perf_counter() - begun)
 
@@ -218,6 +219,7 @@ def write(
         "selected_by_arm": summary["strengths_by_arm"],
         "best_epoch": 0,
         "tests": of_validation(found.validation),
+        "test_fingerprints": of_validation(found.fingerprints),
         "validation": {name: point.metrics for name, point in found.selected.items()},
         "comparisons": of_validation(pipeline.comparisons(found.results, settings["k"])),
         "tradeoff": [

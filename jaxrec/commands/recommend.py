@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -56,6 +57,7 @@ def recommend(
 
     from jaxrec import embeddings, files, runs, serve
 
+    serve.want_lists(out)
     files.want_another(out, users, histories, allow, deny)
     held = [run / name for form in embeddings.FORMATS for name in embeddings.file_names(form)]
     if any(path.exists() and out.exists() and out.samefile(path) for path in held):
@@ -99,10 +101,10 @@ def recommend(
 def _rows_of(path: Path, ids: np.ndarray, what: str, run: Path) -> np.ndarray:
     import numpy as np
 
-    from jaxrec.data.lines import decode
+    from jaxrec.data.lines import decode, text_lines
 
     known = {str(i): n for n, i in enumerate(ids.tolist())}
-    wanted = decode(path.read_bytes(), path).splitlines()
+    wanted = text_lines(decode(path.read_bytes(), path))
     found = []
     for number, line in enumerate(wanted, start=1):
         name = line if line in known else line.strip()  # an id may begin or end with a blank
@@ -127,13 +129,18 @@ def strengths_in(text: str) -> dict[str, float]:
     >>> strengths_in("direction=1.0, pull=0.5")
     {'direction': 1.0, 'pull': 0.5}
     """
-    given = {}
+    given: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
         try:
-            given[name.strip()] = float(value)
+            number = float(value)
         except ValueError:
-            raise ValueError(f"--adjust wants name=number, like direction=1.0,pull=0.5, got {part!r}") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"--adjust wants name=number, like direction=1.0,pull=0.5, got {part!r}")
+        if name.strip() in given:
+            raise ValueError(f"--adjust names {name.strip()!r} twice; give each strength once")
+        given[name.strip()] = number
     return given
 
 

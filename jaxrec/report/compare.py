@@ -45,7 +45,8 @@ class Paired(NamedTuple):
 def paired(runs: Sequence[Path | str]) -> Paired:
     """Each later run against the first, user by user, on the tests that both have: recall and NDCG, plain and adjusted.
 
-    The cut-off is that of the tables. Runs are paired where they are of the same data and the same users were tested.
+    The cut-off is that of the tables. Runs are paired where they are of the same data, and in tests of the same pairs
+    and users.
     """
     folders = [Path(run) for run in runs]
     first, *others = run_names(runs)
@@ -63,7 +64,9 @@ def paired(runs: Sequence[Path | str]) -> Paired:
             continue
         for test in tests:
             one, other = by_test[test], users[0][test]
-            if np.array_equal(np.sort(one.user_ids), np.sort(other.user_ids)):
+            if not _same(its.get("test_fingerprints", {}), found[0].get("test_fingerprints", {}), test):
+                notes.append(f"{name} and {first} hold other pairs in the test {test!r}, so it is not paired.")
+            elif np.array_equal(np.sort(one.user_ids), np.sort(other.user_ids)):
                 arms = {name: its["tests"][test]["plain"], first: found[0]["tests"][test]["plain"]}
                 rows += _pairs(test, name, one, other, cut_off(arms, metric_cut(found[0])))
             else:
@@ -76,6 +79,11 @@ def _same_data(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """By the fingerprint of what they were trained on; older runs have only a name."""
     key = "fingerprint" if all("fingerprint" in found for found in (a, b)) else "data"
     return bool(a.get(key) == b.get(key))
+
+
+def _same(a: dict[str, str], b: dict[str, str], test: str) -> bool:
+    """Whether two runs have the same pairs in a test, as far as both tell."""
+    return test not in a or test not in b or a[test] == b[test]
 
 
 def _pairs(test: str, run: str, one: PerUser, other: PerUser, k: int) -> list[Pair]:
