@@ -237,6 +237,7 @@ def _numpy(x: Any) -> np.ndarray:
     """Arrays of any library on the host."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
+        x = x.float() if str(x.dtype) == "torch.bfloat16" else x  # numpy has no such type
     if hasattr(x, "to_numpy"):  # implicit's GPU matrices, polars
         x = x.to_numpy()
     if hasattr(x, "get") and not isinstance(x, dict):  # cupy
@@ -246,6 +247,8 @@ def _numpy(x: Any) -> np.ndarray:
 
 def _finite(x: Any, what: str, ndim: int) -> np.ndarray:
     array = _numpy(x)
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
     if array.dtype.kind not in "fiu" or array.ndim != ndim or not array.size:
         wanted = "a matrix [rows, width]" if ndim == 2 else "one number a row"
         raise ValueError(f"{what} must be {wanted} of numbers, got shape {array.shape} of {array.dtype}")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxrec.data.formats import StrPath, is_whole
-from jaxrec.data.interactions import DataError
-from jaxrec.data.lines import decode
+from jaxrec.data.interactions import DataError, plain_ids
+from jaxrec.data.lines import decode, text_lines
 
 FORMATS = ("npy", "safetensors", "parquet")
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib", ".ckpt")
@@ -42,7 +42,8 @@ def read_matrix(path: StrPath, name: str, *, ids: bool = True) -> tuple[np.ndarr
         if path.suffix == ".parquet":
             return _read_parquet(path, name, ids)
         if path.suffix in (".csv", ".tsv", ".txt"):
-            return np.loadtxt(path, np.float32, delimiter="," if path.suffix == ".csv" else None, ndmin=2), None
+            separator = "," if path.suffix == ".csv" else None
+            return np.loadtxt(path, np.float32, delimiter=separator, ndmin=2, encoding="utf-8-sig"), None
     except (DataError, MemoryError):
         raise
     except Exception as error:  # each of these readers has exceptions of its own for damaged files
@@ -82,7 +83,7 @@ def _read_parquet(path: Path, name: str, want_ids: bool) -> tuple[np.ndarray, np
             f"{path}: wanted the ids in a column {name + '_id'!r}, got {others}; rename the column of ids, or leave "
             "out these columns where ids are row numbers"
         )
-    ids = frame[f"{name}_id"].to_numpy() if f"{name}_id" in others else None
+    ids = plain_ids(frame[f"{name}_id"].to_numpy(), name) if f"{name}_id" in others else None
     return np.asarray(rows, np.float32), ids
 
 
@@ -93,8 +94,7 @@ def read_ids(path: StrPath) -> np.ndarray:
         return read_matrix(path, "ids")[0]
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    lines = decode(path.read_bytes(), path).splitlines()
-    lines = [line.strip() for line in lines]
+    lines = [line.strip(" \t") for line in text_lines(decode(path.read_bytes(), path))]
     for number, line in enumerate(lines, start=1):
         if not line:
             raise DataError(f"{path}:{number}: wanted an id a line, got an empty line")
@@ -128,11 +128,13 @@ def write_embeddings(
 
     npy: user.npy, item.npy, user_ids.npy, item_ids.npy. safetensors: embeddings.safetensors with user, item and, where
     they are numbers, user_ids and item_ids; as JSON in its metadata where they are text. parquet: user.parquet and
-    item.parquet with columns user_id or item_id, and embedding.
+    item.parquet with columns user_id or item_id, and embedding. Rows of bfloat16, which numpy's files and parquet
+    don't have, are written in float32. DataError for ids that are neither whole numbers nor text.
     """
     folder, written = Path(folder), list[Path]()
+    rows_of = {side: _held(np.asarray(rows)) for side, rows in tables.items()}
+    ids_of = {side: plain_ids(values, side) for side, values in ids.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    rows_of, ids_of = ({side: np.asarray(values) for side, values in part.items()} for part in (tables, ids))
     for form in formats:
         paths = [folder / name for name in file_names(form, list(rows_of))]
         if form == "npy":
@@ -149,6 +151,10 @@ def write_embeddings(
                 polars.DataFrame({f"{side}_id": ids_of[side], "embedding": vectors}).write_parquet(path)
         written += paths
     return written
+
+
+def _held(rows: np.ndarray) -> np.ndarray:
+    return rows.astype(np.float32) if rows.dtype.kind == "V" else rows  # as numpy has bfloat16
 
 
 def _write_safetensors(path: Path, tables: dict[str, np.ndarray], ids: dict[str, np.ndarray]) -> None:

@@ -257,6 +257,8 @@ def check_tables(tables: Tables) -> tuple[int, int]:
     for name, part in parts.items():
         if not jnp.issubdtype(part.dtype, jnp.floating):
             raise ValueError(f"tables.{name} must be floating point, got {part.dtype}; give part.astype('float32')")
+    with np.errstate(over="ignore"):  # of numbers that 64 bits hold and 32 don't, which is told below
+        parts = {name: jnp.asarray(part) for name, part in parts.items()}
     largest = {name: float(value) for name, value in _largest(parts).items()}
     for name, part in parts.items():
         if not np.isfinite(largest[name]):

@@ -194,3 +194,10 @@ def test_lenskit_scores_as_itself() -> None:
 def test_device_arrays_are_taken() -> None:
     two = adapters.read((jnp.asarray(USER), jnp.asarray(ITEM)))
     np.testing.assert_array_equal(two.tables.user, USER)
+
+
+def test_narrow_floats_are_taken() -> None:
+    narrow = jnp.asarray(USER, jnp.bfloat16)
+    two = adapters.read(Tables(narrow, jnp.asarray(ITEM, jnp.float16)))
+    np.testing.assert_array_equal(two.tables.user, narrow.astype(jnp.float32))
+    np.testing.assert_array_equal(two.tables.item, ITEM.astype(np.float16).astype(np.float32))

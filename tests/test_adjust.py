@@ -466,6 +466,16 @@ def test_mistakes_are_told(more: list[str], message: str, folder: Path, capsys: 
     assert not (folder / "never").exists()
 
 
+def test_an_out_that_is_no_folder_is_told_before_the_work(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(correct, "adjust", lambda *given, **more: pytest.fail("has begun"))
+    (folder / "taken").write_text("mine")
+    for out in ("taken", "taken/below"):
+        assert cli.main(command(folder, out)) == 1
+        assert "taken is a file; name another one" in capsys.readouterr().err
+
+
 def test_models_of_other_libraries_are_corrected_directly(world: tuple[data.Split, Tables]) -> None:
     from types import SimpleNamespace
 
@@ -535,6 +545,9 @@ def test_folders_of_adjust_are_paired_and_speak_of_validation(
     paired = compare.paired(runs_)
     assert paired.notes == []
     assert {row.test for row in paired.rows} == {"natural validation", "unbiased validation"}
+    told = runs.read_metrics(runs_[0])["test_fingerprints"]
+    assert told.keys() == {"natural validation", "unbiased validation"}
+    assert told == runs.read_metrics(runs_[1])["test_fingerprints"]
     page = (runs_[0] / "report.html").read_text()
     assert "NDCG on validation, strengths chosen on validation" in page
     assert "natural test" not in page
@@ -546,6 +559,32 @@ def test_ids_with_a_byte_order_mark_and_in_other_encodings(tmp_path: Path) -> No
     (tmp_path / "ids.txt").write_bytes("\xe9\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"ids\.txt: not UTF-8 text"):
         embeddings.read_ids(tmp_path / "ids.txt")
+
+
+def test_only_line_ends_end_an_id(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_bytes("a\u2028b\r\nn\u00a0\rc \n".encode())
+    assert embeddings.read_ids(tmp_path / "ids.txt").tolist() == ["a\u2028b", "n\u00a0", "c"]
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors", "parquet"])
+def test_narrow_floats_and_objects_for_ids_are_written(form: str, tmp_path: Path) -> None:
+    rows = jnp.array([[1.5, -2.0], [0.25, 3.0]], jnp.bfloat16)
+    ids = np.array(["a", "b c"], object)
+    written = embeddings.write_embeddings(tmp_path, {"user": rows}, {"user": ids}, [form])
+    found, own = embeddings.read_matrix(written[0], "user")
+    np.testing.assert_array_equal(found.astype(np.float32), rows.astype(jnp.float32))
+    own = embeddings.read_ids(written[1]) if own is None else own
+    assert (own.dtype.kind, own.tolist()) == ("U", ["a", "b c"])
+    again = embeddings.write_embeddings(tmp_path / "again", {"user": found}, {"user": own}, [form])
+    assert again[0].read_bytes() == written[0].read_bytes() or form == "safetensors"
+    with pytest.raises(DataError, match="user_ids must be whole numbers or text"):
+        embeddings.write_embeddings(tmp_path / "never", {"user": rows}, {"user": [0.5, 1.5]}, [form])
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_table_of_text_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "user.csv").write_bytes(b"\xef\xbb\xbf0.5,1\n2,3\n")
+    assert embeddings.read_matrix(tmp_path / "user.csv", "user")[0].tolist() == [[0.5, 1.0], [2.0, 3.0]]
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])

@@ -29,6 +29,12 @@ from jaxrec.data import splits as splits_module
 pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 7)), min_size=1, max_size=60)
 
 
+@pytest.mark.parametrize("seed", [None, -1, 0.5])
+def test_the_seed_of_a_split_is_a_whole_number(seed: object) -> None:
+    with pytest.raises(DataError, match="a split's seed must be a whole number from 0, got"):
+        carve(random_interactions(), seed=seed)  # type: ignore[arg-type]
+
+
 @given(pairs)
 def test_from_pairs_keeps_each_pair_once_and_its_ids(raw: list[tuple[int, int]]) -> None:
     users, items = zip(*raw, strict=True)

@@ -192,7 +192,7 @@ def test_lines_may_end_in_any_way(end: str, tmp_path: Path) -> None:
         ("x.csv", "ann,tea\nbob,cake\n", "or is there no header"),
         ("x.txt", "1 2 5 881250949\n1 3 4 881250950\n", "if every line is user item rating time"),
         ("x.csv", "user,item,rating\n1,2,nan\n", r"x\.csv:2: wanted a finite rating, got 'nan'"),
-        ("x.csv", "user,item,rating\n1,2,3\n1,3,good\n", r"x\.csv:3: wanted a finite rating, got 'good'"),
+        ("x.csv", "user,item,rating\n1,2,3\n1,3,good\n", r"x\.csv:3: wanted a .* rating, got 'good'.* ratings out: r"),
         ("x.csv", "user,item,date\n1,2,3\n1,3,soon\n", r"x\.csv:3: wanted .* time or an ISO 8601 date, got 'soon'"),
         ("x.csv", "user,item,date\n1,2,2020-12-11\n1,3,7\n", r"x\.csv:3: wanted .* ISO 8601 date, got '7'"),
         ("x.csv", "user,item\n", "no interaction after the header"),
@@ -228,6 +228,35 @@ def test_columns_and_separators_of_ones_own(tmp_path: Path, capsys: pytest.Captu
     for name, separator in (("x.txt", ";"), ("x.csv", ""), ("x.csv", "\n")):
         with pytest.raises(DataError, match=r"a separator of text is for u\.data, dat, csv, tsv, inter, got"):
             data.read(tmp_path / name, separator=separator)
+
+
+def test_columns_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("user,item,score,date\n1,2,good,31/12/2020\n")
+    found = data.read(tmp_path / "x.csv", rating="", time="")
+    assert (found.ratings, found.times) == (None, None)
+    with pytest.raises(DataError, match="there is no column '' for the user"):
+        data.read(tmp_path / "x.csv", user="", rating="", time="")
+    frame = {"user": [1], "item": [2], "time": ["soon"]}
+    assert data.from_frame(frame, time="").times is None
+    (tmp_path / "x.txt").write_text("0 1\n")
+    assert len(data.read(tmp_path / "x.txt", time="")) == 1
+
+
+def test_hints_suit_what_was_given(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("Nutzer;Artikel\n1;2\n")
+    with pytest.raises(DataError, match=r"no column 'Nutzer'.*separated by ';'.* separator=';', or --separator ';'"):
+        data.read(tmp_path / "x.csv", user="Nutzer", item="Artikel")
+    with pytest.raises(DataError, match=r"no column looks like the user; name one of \['a;b'\] with user=$"):
+        data.from_frame({"a;b": [1]})
+    for odd in ([{"user": 1, "item": 2}], np.array([(1, 2)])):
+        with pytest.raises(DataError, match=f"wanted a DataFrame, .* got a {type(odd).__name__}"):
+            data.from_frame(odd)
+
+
+def test_files_are_not_written_where_there_is_no_folder(tmp_path: Path) -> None:
+    pairs = data.from_pairs([1], [2])
+    with pytest.raises(DataError, match=r"x\.csv: .*nowhere is no folder; make it"):
+        data.write(tmp_path / "nowhere" / "x.csv", pairs)
 
 
 def test_converting_to_lines_tells_what_they_do_not_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,10 @@ def test_tables_that_are_not_finite_are_refused_with_the_row() -> None:
     tables = tables_of(0)
     with pytest.raises(ValueError, match=r"tables.item must be finite.*first: 4"):
         rank.top_k(tables._replace(item=tables.item.at[4, 0].set(jnp.nan)), None, None, k=3)
+    wide = np.ones((6, 2))
+    wide[2, 1] = 1e39  # finite in 64 bits only
+    with pytest.raises(ValueError, match=r"tables.item must be finite, but 1 rows hold NaN or inf .first: 2"):
+        rank.top_k(Tables(np.ones((3, 2)), wide), None, None, k=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

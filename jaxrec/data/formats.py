@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.interactions import DataError, Interactions, same_space
-from jaxrec.data.lines import decode, read_bytes, read_lines, read_table, write_lines
+from jaxrec.data.lines import decode, read_bytes, read_lines, read_table, text_lines, write_lines
 from jaxrec.data.pairs import from_pairs, seconds
 
 StrPath = str | PathLike[str]
@@ -63,10 +63,10 @@ def read(
 
     lines: `user item item ...`, row numbers from 0. u.data: tab, no header, user item rating time.
     dat: `user::item::rating::time`. csv, tsv, inter, parquet: a header names the columns (`.inter` as `name:type`);
-    columns not named by `user`, `item`, `rating`, `time` are found by their usual names. matrix: rows of ratings, 0
-    where missing. Text in columns may have another `separator`. Times are numbers or ISO 8601 dates, which become
-    seconds since 1970 (UTC where no offset is told). With a `threshold`, only pairs rated at least that much are
-    interactions.
+    columns not named by `user`, `item`, `rating`, `time` are found by their usual names, and "" in the place of the
+    rating's or the time's leaves that out. matrix: rows of ratings, 0 where missing. Text in columns may have another
+    `separator`. Times are numbers or ISO 8601 dates, which become seconds since 1970 (UTC where no offset is told).
+    With a `threshold`, only pairs rated at least that much are interactions.
 
     Raises DataError, with file and line, for wrong columns (any that is named, for lines and matrix), ragged or
     non-numeric lines, negative ids, NaN ratings, empty or truncated files.
@@ -78,7 +78,7 @@ def read(
     if separator is not None and (format not in SEPARATORS or not separator.strip("\r\n")):
         raise DataError(f"{path}: a separator of text is for {', '.join(SEPARATORS)}, got {separator!r} for {format}")
     wanted = {"user": user, "item": item, "rating": rating, "time": time}
-    named = [name for name in wanted.values() if name is not None]
+    named = [name for name in wanted.values() if name]
     if named and format in ("lines", "matrix"):
         raise DataError(f"{path}: there are no columns to name in {format}, got {', '.join(named)}; leave that out")
     if format == "lines":
@@ -117,7 +117,7 @@ def _split(path: StrPath, separator: str, *, quotes: bool) -> Iterator[tuple[int
     """(line number, fields) of each line that is not blank."""
     text = decode(read_bytes(path), path)
     if len(separator) > 1:
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text_lines(text), start=1):
             if line.strip():
                 yield number, line.strip().split(separator)
         return
@@ -147,22 +147,32 @@ def _columns(
     return lines, list(zip(*table, strict=True))
 
 
+OPTIONAL = ("rating", "time")  # roles that an interaction need not have
 NO_HEADER = "; or is there no header? Then put a first line like user,item,rating on top"
 
 
-def _find(header: Sequence[str], wanted: dict[str, str | None], source: str) -> dict[str, str]:
+def _find(header: Sequence[str], wanted: dict[str, str | None], source: str, *, text: bool = True) -> dict[str, str]:
+    """The column of each role that is there; `text` where they are of a file that may have been taken apart wrongly."""
     found = {}
     for role, name in wanted.items():
+        if name == "" and role in OPTIONAL and "" not in header:
+            continue
         if name is not None and name not in header:
-            raise DataError(f"{source}: there is no column {name!r} for the {role}; the columns are {list(header)}")
+            raise DataError(
+                f"{source}: there is no column {name!r} for the {role}; the columns are {list(header)}"
+                f"{_hint(header) if text else ''}"
+            )
         guesses = [h for n in NAMES[role] for h in header if h.lower() == n]
         if name is not None or guesses:
             found[role] = name if name is not None else guesses[0]
         elif role in ("user", "item"):
+            told = f"{source}: no column looks like the {role}; name one of {list(header)} with {role}="
+            if not text:
+                raise DataError(told)
             known = any(h.lower() in names for names in NAMES.values() for h in header)
             raise DataError(
-                f"{source}: no column looks like the {role}; name one of {list(header)} with {role}=, or with "
-                f"`jaxrec data convert FILE --to NEW.csv --{role} NAME`{_hint(header) or ('' if known else NO_HEADER)}"
+                f"{told}, or with `jaxrec data convert FILE --to NEW.csv --{role} NAME`"
+                f"{_hint(header) or ('' if known else NO_HEADER)}"
             )
     return found
 
@@ -171,7 +181,7 @@ def _hint(header: Sequence[str]) -> str:
     """What may be wrong with a header that does not fit."""
     other = next((s for s in ";\t|, " if len(header) == 1 and s in header[0]), None)
     if other is not None:
-        return f"; or is it separated by {other!r}? Then pass that as separator= or --separator"
+        return f"; or is it separated by {other!r}? Then give that, too: separator={other!r}, or --separator {other!r}"
     if any(np.isfinite(_float(name)) for name in header):
         return NO_HEADER
     return ""
@@ -211,7 +221,8 @@ def _floats(values: Sequence[Any] | None, what: str, place: Callable[[int], str]
         bad = np.flatnonzero(np.isnan(found))
     if len(bad):
         wanted = f"finite {what}" + " or an ISO 8601 date" * (what == "time")
-        raise DataError(f"{place(int(bad[0]))}: wanted a {wanted}, got {values[bad[0]]!r}")
+        cure = f"repair it, or leave {what}s out: {what}='', or `jaxrec data convert FILE --to NEW.csv --{what} ''`"
+        raise DataError(f"{place(int(bad[0]))}: wanted a {wanted}, got {values[bad[0]]!r}; {cure}")
     return found
 
 
@@ -271,14 +282,17 @@ def from_frame(
     threshold: float | None = None,
     source: str = "the frame",
 ) -> Interactions:
-    """A polars or pandas DataFrame, an arrow table, or a dict of columns; columns found as by `read`.
+    """A polars or pandas DataFrame, an arrow table, or a dict of columns; columns found, or left out, as by `read`.
 
     >>> from_frame({"user": [7, 7, 9], "item": ["a", "b", "a"]}).item_ids.tolist()
     ['a', 'b']
     """
+    if not isinstance(frame, Mapping) and not hasattr(frame, "columns"):
+        kind = type(frame).__name__
+        raise DataError(f"{source}: wanted a DataFrame, an arrow table or a dict of columns, got a {kind}")
     named = frame.column_names if hasattr(frame, "column_names") else frame  # arrow tables iterate over columns
     labels = {str(name): name for name in (named.columns if hasattr(named, "columns") else named)}  # or numbers
-    found = _find(list(labels), {"user": user, "item": item, "rating": rating, "time": time}, source)
+    found = _find(list(labels), {"user": user, "item": item, "rating": rating, "time": time}, source, text=False)
     pick = {role: _column(frame[labels[name]]) for role, name in found.items()}
     times = pick.get("time")
     if times is not None and times.dtype.kind in "OUT":  # text, or dates as Python's objects
@@ -335,7 +349,10 @@ def as_held(path: StrPath, data: Interactions) -> Interactions:
 
 
 def want_writable(path: StrPath, known: Sequence[str]) -> str:
-    """The suffix of a file to write, `.gz` put aside. DataError where it is not `known`."""
+    """The suffix of a file to write, `.gz` put aside. DataError where it is not `known`, or has no folder."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise DataError(f"{path}: {folder} is no folder; make it, or name another file")
     suffix = Path(Path(path).name.removesuffix(".gz")).suffix.lower()
     if suffix not in known:
         raise DataError(f"{path}: {suffix!r} can't be written; name it {', '.join(known[:-1])} or {known[-1]}")

@@ -134,6 +134,15 @@ def decode(content: bytes, path: str | PathLike[str]) -> str:
         raise DataError(f"{path}: not UTF-8 text ({error}); convert the file first") from None
 
 
+def text_lines(text: str) -> list[str]:
+    r"""The lines of a text, which end in LF, CR LF or CR and nothing else: other breaks may be part of an id.
+
+    >>> text_lines("a\u2028b\r\nc\n")
+    ['a\u2028b', 'c']
+    """
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n") if text else []
+
+
 def _read_numbers(path: str | PathLike[str], separator: str = " ") -> _Numbers:
     content = read_bytes(path).replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # lines may end in CR alone
     if separator.strip():

@@ -202,6 +202,8 @@ def carve(
 def _both(
     data: Interactions, seed: int, natural: float, per_item: int, part: str, last: int | None = None
 ) -> tuple[HoldOut, HoldOut, tuple[str, ...]]:
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise DataError(f"a split's seed must be a whole number from 0, got {seed!r}")
     # The seed is spawned by part, so that tests and validation of one seed are drawn independently.
     seeds = np.random.SeedSequence([seed, len(part)]).generate_state(2)
     first = hold_out_random(data, natural, seed=int(seeds[0])) if last is None else hold_out_last(data, last)
