@@ -61,7 +61,7 @@ class GradientLedger(NamedTuple):
 
 
 class Events(NamedTuple):
-    """Gradients of one role of one side in one batch; R events."""
+    """Gradients of one role of one side in one batch; R events. Ids that the ledger has no row for are dropped."""
 
     ids: Array  # [R] int32
     gradient: Array  # [R, D] ∂ℓ/∂row, summed over the events that share an entry (shared negatives)
@@ -97,6 +97,12 @@ def init(
 
 
 def _record(role: Role, events: Events, weight: Array | None, times: int) -> Role:
+    count, width = len(events.ids), role.vector.shape[-1]
+    if events.gradient.shape != (count, width) or events.size.shape != (count,):
+        raise ValueError(
+            f"{count} events of a ledger of width {width} want gradients of shape ({count}, {width}) and sizes of "
+            f"shape ({count},), got {events.gradient.shape} and {events.size.shape}"
+        )
     number = jnp.ones_like(events.size) if events.number is None else events.number
     if times != 1:
         events, number = events._replace(gradient=times * events.gradient, size=times * events.size), times * number
@@ -119,8 +125,7 @@ def observe(
 ) -> GradientLedger:
     """Adds a batch, `times` over: every reading is first multiplied by `decay` (1 keeps plain sums, β < 1 averages per
     step)."""
-    if not 0.0 < decay <= 1.0:
-        raise ValueError(f"decay must be in (0, 1], got {decay}")
+    want_decay(decay)
     if decay != 1.0:
         ledger = _map_roles(lambda x: decay * x, ledger)
     return GradientLedger(
@@ -133,6 +138,12 @@ def observe(
             push=_record(ledger.users.push, user_push, ledger.users.weight, times),
         ),
     )
+
+
+def want_decay(decay: float) -> None:
+    """ValueError for a decay outside (0, 1]."""
+    if not 0.0 < decay <= 1.0:
+        raise ValueError(f"decay must be in (0, 1], got {decay}")
 
 
 def _map_roles(f: Callable[..., Array], *ledgers: GradientLedger) -> GradientLedger:

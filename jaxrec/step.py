@@ -110,13 +110,14 @@ def make_step(
     observation: Observation | None = Observation(),  # noqa: B008  an immutable tuple
     l2: float = 0.0,
 ) -> Step:
-    """Joins the parts into one pure step.
+    """Joins the parts into one pure step. Its loss, and so its gradient, is a sum over rows; `Info` has means.
 
     A model with a `score` of its own takes B times the memory of shared negatives at the scored rows.
 
     optimizer: a `RowOptimizer` updates only touched rows, for models whose tables are their parameters; any optax
         optimiser takes the dense gradient of all parameters.
-    transform: an optax transformation of `ScoreGradients`; its update is given users, positives and negatives.
+    transform: an optax transformation of `ScoreGradients`; its update is given users, positives, negatives
+        and num_items, the model's.
     observation: what the ledger keeps; None trains without a ledger.
     l2: λ; each gathered raw row adds λ/2 ‖row‖² to the loss, once per occurrence (a row of `model.penalized` in its
         place where the model has that). The ledger does not see it.
@@ -140,6 +141,7 @@ def make_step(
             users=by_row.users,
             positives=batch.positives,
             negatives=batch.negatives,
+            num_items=model.num_items,
         )
         _want_same_shapes(state.transform, transform_state)
         applied, direct = pull_back(corrected)
@@ -224,6 +226,10 @@ def _make(
         raise ValueError(f'gradients must be "raw" or "corrected", got {observation.gradients!r}')
     if observation is not None and observation.every < 1:
         raise ValueError(f"every counts batches, from 1, got {observation.every}")
+    if observation is not None:
+        ledgers.want_decay(observation.decay)
+    if not (l2 >= 0 and l2 < float("inf")):
+        raise ValueError(f"l2 must be a number from 0, got {l2}")
     if isinstance(optimizer, RowOptimizer) and not model.tables_are_params:
         raise ValueError("a row-sparse optimiser wants a model whose tables are its parameters; use an optax one")
     if isinstance(optimizer, RowOptimizer) and l2 and model.penalized is not None:

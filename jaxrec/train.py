@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -128,6 +129,8 @@ def fit(
 ) -> Fit:
     """Trains from `step.init(key)`, or from `state`, which stays as it is, until `state.epoch == epochs`.
 
+    `epochs` counts from the very start: to train a state for ten more, give `int(state.epoch) + 10`.
+
     Memory is that of one state, of another one with `monitor` (the best so far), of another one where `state` is given,
     and of a batch.
 
@@ -142,11 +145,16 @@ def fit(
         into `meta`. Without `resume` a new run takes the folder over: its first checkpoint replaces those there.
 
     Raises DivergenceError, which holds the last good state, where a loss is not finite. ValueError for a monitor that
-    `evaluate` does not return, patience without a monitor, and resume without a checkpoint folder or from one that is
-    past `epochs`. SIGTERM and SIGINT end the run after the epoch, saved, with `stopped="signal"`.
+    `evaluate` does not return or that is NaN, patience without a monitor, resume without a checkpoint folder, and a
+    state or a checkpoint that is past `epochs`. SIGTERM and SIGINT end the run after the epoch, saved, with
+    `stopped="signal"`.
     """
     if (key is None) == (state is None):
         raise ValueError("give fit either a key to start from or a state to go on from")
+    if not isinstance(epochs, (int, np.integer)) or epochs < 0:
+        raise ValueError(f"epochs must be a whole number from 0, got {epochs!r}")
+    if key is not None and not hasattr(key, "dtype"):
+        raise TypeError(f"key must be a key like jax.random.key(0), got {key!r}")
     if (monitor is None) != (evaluate is None):
         raise ValueError("evaluate and monitor go together: evaluate gives metrics, monitor names the one that counts")
     if patience is not None and monitor is None:
@@ -168,10 +176,11 @@ def fit(
     if store is not None and resume:
         current, best, known = store.restore(current, known)
         best = best if known.best_epoch else None
-        if int(current.epoch) > epochs:
-            raise ValueError(f"{checkpoint} is at epoch {int(current.epoch)}, past epochs={epochs}: nothing to resume")
+    if int(current.epoch) > epochs:
+        held, cure = (checkpoint, "nothing to resume") if resume else ("state", "epochs counts from the very start")
+        raise ValueError(f"{held} is at epoch {int(current.epoch)}, past epochs={epochs}: {cure}")
     epoch, stopped = make_epoch(step, sampler), "epochs"
-    if patience is not None and known.history and _evaluations_since(known) > max(patience, 1):
+    if patience is not None and known.history and _evaluations_since(known, monitor) > max(patience, 1):
         stopped = "patience"  # the run that is resumed had stopped already
     with ExitStack() as stack:
         stop = stack.enter_context(_signals(store is not None))
@@ -197,11 +206,13 @@ def fit(
                 if taken := found.keys() & row.keys():
                     raise ValueError(f"evaluate gives {sorted(taken)[0]!r}, as training does; name it otherwise")
                 row |= found
+                if math.isnan(found[monitor]):
+                    raise ValueError(f"monitor {monitor!r} is NaN after epoch {number}: no state can be chosen by it")
                 if found[monitor] > known.best_value:
                     known.best_value, known.best_epoch = found[monitor], number
                     best = None  # its memory is free for the new one
                     best = _copy(current)
-                elif patience is not None and _evaluations_since(known) >= patience:
+                elif patience is not None and _evaluations_since(known, monitor) >= patience:
                     stopped = "patience"
             known.history.append(row)
             if on_epoch is not None:
@@ -236,8 +247,8 @@ def _again(epoch: Epoch, begin: Callable[[], TrainState], store: _Store | None, 
     return state
 
 
-def _evaluations_since(known: _Progress) -> int:
-    return 1 + sum("epoch" in row and len(row) > 4 and row["epoch"] > known.best_epoch for row in known.history)
+def _evaluations_since(known: _Progress, monitor: str | None) -> int:
+    return 1 + sum(monitor in row and row["epoch"] > known.best_epoch for row in known.history)
 
 
 def _drawn(sampler: Sampler, key: Array) -> str:

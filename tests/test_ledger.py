@@ -37,6 +37,20 @@ def test_gradients_of_another_name_are_refused() -> None:
         make_step(model, objectives.bpr(), optim.row_sgd(0.1), observation=Observation(gradients="Raw"))  # type: ignore[arg-type]
 
 
+def test_events_of_another_shape_are_refused() -> None:
+    ledger, some = ledgers.init(4, 4, 2), ledgers.Events(jnp.array([0, 1]), jnp.ones((2, 2)), jnp.ones(2))
+    for change in ({"gradient": jnp.ones((2, 1))}, {"size": jnp.ones(())}, {"ids": some.ids[:1]}):
+        bad = some._replace(**change)
+        with pytest.raises(ValueError, match="events of a ledger of width 2 want gradients of shape"):
+            ledgers.observe(ledger, item_pull=bad, item_push=some, user_pull=some, user_push=some)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5])
+def test_a_decay_is_looked_at_when_the_step_is_made(decay: float) -> None:
+    with pytest.raises(ValueError, match=r"decay must be in \(0, 1\]"):
+        make_step(models.mf(3, 3, 2), objectives.bpr(), optim.row_sgd(0.1), observation=Observation(decay=decay))
+
+
 CASES = [  # log_q is for negatives that rows share
     (objective, kind, normalised)
     for objective in sorted(OBJECTIVES)

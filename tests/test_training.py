@@ -213,8 +213,43 @@ def test_fit_refuses_half_of_a_request() -> None:
         fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="loss", evaluate=lambda s: {"n": 1.0})
     with pytest.raises(ValueError, match="evaluate gives 'loss', as training does"):
         fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="loss", evaluate=lambda s: {"loss": 1.0})
+    with pytest.raises(ValueError, match="monitor 'm' is NaN after epoch 1"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="m", evaluate=lambda s: {"m": float("nan")})
+    for epochs in (-1, 2.5):
+        with pytest.raises(ValueError, match=f"epochs must be a whole number from 0, got {epochs}"):
+            fit(step, sampler, epochs=epochs, key=jax.random.key(0))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"key must be a key like jax.random.key\(0\), got 0"):
+        fit(step, sampler, epochs=1, key=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="row-sparse optimiser wants"):
         make_step(models.mf(4, 4, 2)._replace(tables_are_params=False), objectives.bpr(), optim.row_sgd(0.1))
+    for l2 in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="l2 must be a number from 0"):
+            make_step(models.mf(4, 4, 2), objectives.bpr(), optim.row_sgd(0.1), l2=l2)
+
+
+def test_epochs_count_from_the_very_start() -> None:
+    sampler, step = parts()
+    state = fit(step, sampler, epochs=2, key=jax.random.key(0)).state
+    assert int(fit(step, sampler, epochs=3, state=state).state.epoch) == 3
+    with pytest.raises(ValueError, match="state is at epoch 2, past epochs=1: epochs counts from the very start"):
+        fit(step, sampler, epochs=1, state=state)
+
+
+def test_what_on_epoch_adds_to_a_row_is_no_evaluation() -> None:
+    sampler, step = parts()
+    values = iter([1.0, 0.9, 1.1, 0.5])
+    found = fit(
+        step,
+        sampler,
+        epochs=8,
+        key=jax.random.key(0),
+        evaluate=lambda state: {"m": next(values)},
+        evaluate_every=2,
+        monitor="m",
+        patience=2,
+        on_epoch=lambda row, state: row.update(rate=0.1),
+    )
+    assert (found.best_epoch, found.stopped, len(found.history)) == (6, "epochs", 8)
 
 
 FLAT = models.mf(40, 30, 4)
@@ -485,6 +520,21 @@ def test_equalize_counts_each_row_of_shared_negatives() -> None:
     ids = {"positives": jnp.array([0, 1, 1]), "negatives": jnp.array([2, 3])}
     _, state = transform.update(g, transform.init(g), None, **ids)
     np.testing.assert_allclose(state.push, [0, 0, 1.5, 1.5])
+
+
+@pytest.mark.parametrize("size", [29, 31])
+@pytest.mark.parametrize("kind", ["equalize", "weights"])
+def test_transforms_of_another_catalogue_are_refused(kind: str, size: int) -> None:
+    made = training.equalize(size) if kind == "equalize" else training.weight_rows(jnp.ones(size))
+    sampler, step = parts(transform=optax.chain(optax.identity(), made))
+    with pytest.raises(ValueError, match=f"the transform is of {size} items, the model has 30"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0))
+
+
+def test_counts_that_weigh_nothing_are_refused() -> None:
+    for counts in ([0, 0], [3, -1]):
+        with pytest.raises(ValueError, match="counts must be from 0, some of them above"):
+            training.count_weights(np.array(counts))
 
 
 def test_propensities_must_be_probabilities() -> None:

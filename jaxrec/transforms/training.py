@@ -1,7 +1,8 @@
 """Train-time transforms: optax transformations of score gradients, closed under `optax.chain`.
 
-An update receives `ScoreGradients` (∂ℓ/∂s of a batch: positive [B], negative [B, K]) and the ids as extra arguments
-`users` [B], `positives` [B], `negatives` [B, K] or [K]. In the paper's setting none is used: it corrects at test time.
+An update receives `ScoreGradients` (∂ℓ/∂s of a batch: positive [B], negative [B, K]) and as extra arguments the ids
+`users` [B], `positives` [B], `negatives` [B, K] or [K], and `num_items`, the model's; it takes `**extra` for those that
+it has no use for. In the paper's setting none is used: it corrects at test time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,16 @@ def weight_rows(weights: Array) -> optax.GradientTransformationExtraArgs:
     def init(params: Any) -> Empty:
         return Empty()
 
-    def update(updates: Any, state: Empty, params: Any = None, *, positives: Array, **extra: Any) -> tuple[Any, Empty]:
+    def update(
+        updates: Any,
+        state: Empty,
+        params: Any = None,
+        *,
+        positives: Array,
+        num_items: int | None = None,
+        **extra: Any,
+    ) -> tuple[Any, Empty]:
+        _want_items(len(weights), num_items)
         w = weights[positives].astype(updates.positive.dtype)
         scaled = updates._replace(positive=updates.positive * w, negative=updates.negative * w[:, None])
         return scaled, state
@@ -49,8 +59,16 @@ def propensity_weights(
 def count_weights(counts: np.ndarray | Array, *, power: float = 1.0) -> optax.GradientTransformationExtraArgs:
     """Rows weighted by (max n / max(n_i, 1))^power, divided by an interaction's mean weight, so that rates keep."""
     n = np.asarray(counts, np.float64)
+    if not np.sum(n) > 0 or np.min(n) < 0:
+        raise ValueError(f"counts must be from 0, some of them above, got values from {n.min()} to {n.max()}")
     weights = (n.max() / np.maximum(n, 1)) ** power
     return weight_rows(jnp.asarray(weights / (np.sum(weights * n) / np.sum(n)), jnp.float32))
+
+
+def _want_items(own: int, num_items: int | None) -> None:
+    """ValueError for a transform of another catalogue than the model's: ids would be clamped or dropped in silence."""
+    if num_items not in (None, own):
+        raise ValueError(f"the transform is of {own} items, the model has {num_items}; make it of the same data")
 
 
 class EqualizeState(NamedTuple):
@@ -92,8 +110,16 @@ def equalize(
         return EqualizeState(jnp.zeros(num_items), jnp.zeros(num_items))
 
     def update(
-        updates: Any, state: EqualizeState, params: Any = None, *, positives: Array, negatives: Array, **extra: Any
+        updates: Any,
+        state: EqualizeState,
+        params: Any = None,
+        *,
+        positives: Array,
+        negatives: Array,
+        num_items: int | None = None,
+        **extra: Any,
     ) -> tuple[Any, EqualizeState]:
+        _want_items(len(state.pull), num_items)
         r = (state.pull + eps) / (state.push + eps)
         up, down = (weight.astype(updates.positive.dtype) for weight in gate(r))
         push_weight = down[negatives] if negatives.ndim == 2 else down[negatives][None, :]
