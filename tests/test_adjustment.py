@@ -258,6 +258,36 @@ def test_rows_of_16_bits_are_normalised_in_32(ledger: ledgers.GradientLedger) ->
         np.testing.assert_allclose(found, [[1.0, 0.0], [1.0, 0.0]], rtol=1e-3)
 
 
+def test_gradients_are_added_to_rows_of_16_bits_as_to_others(ledger: ledgers.GradientLedger) -> None:
+    rows = jnp.tile(jnp.array([[300.0], [1e-4]]), (N // 2 + 1, D))[:N]
+    narrow = adj.add_gradients(1.0)(Tables(jnp.ones((1, D), jnp.float16), rows.astype(jnp.float16)), ledger).item
+    wide = adj.add_gradients(1.0)(Tables(jnp.ones((1, D)), rows.astype(jnp.float16).astype(jnp.float32)), ledger).item
+    np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_rows_of_16_bits_are_centred_in_32(dtype: jnp.dtype, ledger: ledgers.GradientLedger) -> None:
+    column = [60000.0, -60000.0, -60000.0, -60000.0] if dtype == jnp.float16 else [100.0, 100.5, 101.0, 102.0]
+    rows = jnp.array(column, dtype)[:, None]
+    found = adj.center("item")(Tables(jnp.ones((1, 1), dtype), rows), ledger).item[:, 0]
+    np.testing.assert_allclose(found, np.array(column) - np.mean(column), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_tten_knows_the_lengths_of_tiny_and_huge_rows(size: float, ledger: ledgers.GradientLedger) -> None:
+    rows = size * jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    found = adj.tten(1.0)(Tables(jnp.ones((1, 2)), rows), ledger).item
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-5)
+
+
+def test_a_chain_takes_adjustments_and_a_ledger_its_own_items(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    with pytest.raises(TypeError, match="chain takes adjustments one by one"):
+        adj.chain([adj.identity()])  # type: ignore[arg-type]
+    fewer = tables._replace(item=tables.item[1:], item_bias=None, bias_strength=None)
+    with pytest.raises(ValueError, match=f"one number for each of the {N - 1} items, got shape .{N},.*catalogue"):
+        adj.offset_by_gradient(0.5)(fewer, ledger)
+
+
 def test_users_who_are_alike_have_a_finite_gradient(ledger: ledgers.GradientLedger) -> None:
     alike = jnp.ones_like(ledger.users.pull.vector)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxrec import ledger as ledgers
 from jaxrec.ledger import GradientLedger, Role, Weighting
 from jaxrec.models.wrappers import unit
-from jaxrec.rows import evened, norm, product, root, widened
+from jaxrec.rows import evened, evening, norm, product, root, widened
 from jaxrec.types import Array, Tables
 
 Adjustment = Callable[[Tables, GradientLedger], Tables]
@@ -66,6 +66,9 @@ def chain(*adjustments: Adjustment) -> Adjustment:
     >>> round(float(found.item[0, 0]), 4)
     0.5774
     """
+
+    if odd := [one for one in adjustments if not callable(one)]:
+        raise TypeError(f"chain takes adjustments one by one, like chain(tten(0.5), unit_rows('user')), got {odd[0]!r}")
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
         for adjust in adjustments:
@@ -180,7 +183,7 @@ def equalized(role: Role, rows: Array) -> Array:
         raise ValueError("this adjustment wants a ledger that keeps vectors row by row; this one keeps totals only")
     mean = jnp.where(role.size > 0, 1 / jnp.where(role.size > 0, role.size, 1.0), 0.0)[:, None] * role.vector
     length = jnp.mean(norm(mean))
-    return mean * (jnp.mean(norm(rows[:, : mean.shape[1]])) / jnp.where(length > 0, length, 1.0))
+    return mean * (jnp.mean(norm(widened(rows[:, : mean.shape[1]]))) / jnp.where(length > 0, length, 1.0))
 
 
 def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
@@ -193,7 +196,7 @@ def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
-        item, width = tables.item, tables.item.shape[1]
+        item, width = widened(tables.item), tables.item.shape[1]
         for strength, role in ((pull, ledger.items.pull), (push, ledger.items.push)):
             if not is_zero(strength):
                 item = item + strength * widen(equalized(role, tables.item), width)
@@ -226,6 +229,11 @@ def add_offset(tables: Tables, offset: Array, by_user: Array | None = None) -> T
     >>> fold_bias(add_offset(tables, jnp.array([0.0, 3.0]), jnp.array([1.0, 2.0]))).user.tolist()
     [[0.0, 1.0, 1.0], [0.0, 1.0, 2.0]]
     """
+    if offset.shape != tables.item.shape[:1]:
+        raise ValueError(
+            f"offsets are one number for each of the {tables.item.shape[0]} items, got shape {offset.shape}; are they "
+            "from the ledger or the counts of another catalogue?"
+        )
     if tables.item_bias is not None and (tables.bias_strength is not None or by_user is not None):
         tables = fold_bias(tables)
     if tables.item_bias is not None:
@@ -293,7 +301,8 @@ def tten(power: Strength = 1.0) -> Adjustment:
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
         tables = fold_bias(tables)
         item = widened(tables.item)
-        length = norm(item)[:, None]
+        scale = evening(item)
+        length = norm(item * scale)[:, None] / scale
         return tables._replace(item=item * jnp.where(length > 0, length, 1.0) ** -power)
 
     return apply
@@ -306,7 +315,7 @@ def unit_rows(side: Literal["user", "item", "both"]) -> Adjustment:
 
 def center(side: Literal["user", "item", "both"]) -> Adjustment:
     """Rows less the mean row of their side. A bias that is folded in is a column like the others."""
-    return _by_side(side, lambda rows: rows - jnp.mean(rows, axis=0, keepdims=True))
+    return _by_side(side, lambda rows: widened(rows) - jnp.mean(widened(rows), axis=0, keepdims=True))
 
 
 def _by_side(side: str, change: Callable[[Array], Array]) -> Adjustment:
