@@ -83,8 +83,13 @@ def _read_parquet(path: Path, name: str, want_ids: bool) -> tuple[np.ndarray, np
             f"{path}: wanted the ids in a column {name + '_id'!r}, got {others}; rename the column of ids, or leave "
             "out these columns where ids are row numbers"
         )
-    ids = plain_ids(frame[f"{name}_id"].to_numpy(), name) if f"{name}_id" in others else None
-    return np.asarray(rows, np.float32), ids
+    vectors = np.asarray(rows, np.float32)
+    if not want_ids or f"{name}_id" not in others:
+        return vectors, None
+    try:
+        return vectors, plain_ids(frame[f"{name}_id"].to_numpy(), name)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def read_ids(path: StrPath) -> np.ndarray:

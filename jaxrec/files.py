@@ -48,7 +48,7 @@ def want_another(path: Path, *read: Path | None) -> None:
 
 def want_folder(path: Path) -> None:
     """ValueError where there is no folder and none can be made, before the work whose results are to go there."""
-    held = next(part for part in (path, *path.absolute().parents) if part.exists())
+    held = next(part for part in (path, *path.absolute().parents) if part.exists() or part.is_symlink())
     if not held.is_dir() or not os.access(held, os.W_OK):
         what = "is a file" if held.is_file() else "can't be written to"
         raise ValueError(f"{path} can't be a folder: {held} {what}; name another one")

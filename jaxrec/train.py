@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -151,8 +152,12 @@ def fit(
     """
     if (key is None) == (state is None):
         raise ValueError("give fit either a key to start from or a state to go on from")
-    if not isinstance(epochs, (int, np.integer)) or epochs < 0:
-        raise ValueError(f"epochs must be a whole number from 0, got {epochs!r}")
+    try:
+        epochs = operator.index(epochs)
+    except TypeError:
+        raise ValueError(f"epochs must be a whole number from 0, got {epochs!r}") from None
+    if epochs < 0:
+        raise ValueError(f"epochs must be a whole number from 0, got {epochs}")
     if key is not None and not hasattr(key, "dtype"):
         raise TypeError(f"key must be a key like jax.random.key(0), got {key!r}")
     if (monitor is None) != (evaluate is None):
@@ -177,7 +182,8 @@ def fit(
         current, best, known = store.restore(current, known)
         best = best if known.best_epoch else None
     if int(current.epoch) > epochs:
-        held, cure = (checkpoint, "nothing to resume") if resume else ("state", "epochs counts from the very start")
+        resumed = store is not None and store.last is not None
+        held, cure = (checkpoint, "nothing to resume") if resumed else ("state", "epochs counts from the very start")
         raise ValueError(f"{held} is at epoch {int(current.epoch)}, past epochs={epochs}: {cure}")
     epoch, stopped = make_epoch(step, sampler), "epochs"
     if patience is not None and known.history and _evaluations_since(known, monitor) > max(patience, 1):

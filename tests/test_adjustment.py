@@ -278,6 +278,8 @@ def test_tten_knows_the_lengths_of_tiny_and_huge_rows(size: float, ledger: ledge
     rows = size * jnp.array([[3.0, 4.0], [0.0, 0.0]])
     found = adj.tten(1.0)(Tables(jnp.ones((1, 2)), rows), ledger).item
     np.testing.assert_allclose(found, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-5)
+    half = lambda rows: jnp.sum(adj.tten(0.5)(Tables(jnp.ones((1, 2)), rows), ledger).item)  # noqa: E731
+    assert np.isfinite(jax.grad(half)(rows)).all()
 
 
 def test_a_chain_takes_adjustments_and_a_ledger_its_own_items(tables: Tables, ledger: ledgers.GradientLedger) -> None:

@@ -36,7 +36,8 @@ RECORDS: dict[str, tuple[Any, list[str]]] = {
     "adjusted": (
         correct.Adjusted(
             TABLES, TABLES, POINT.strengths, {"natural": {"plain": SUMMARY, "adjusted": SUMMARY}}, {"adjusted": POINT},
-            {"adjusted": [POINT] * 99}, LEDGER, 1.0, "the users", {"plain": {"natural": EVALUATION}}, [], {}, (), {},
+            {"adjusted": [POINT] * 99}, LEDGER, 1.0, {}, "the users", {"plain": {"natural": EVALUATION}}, [], {}, (),
+            {},
         ),
         ["strengths={pull: 0.5}", "natural ndcg@20={plain: 0.125, adjusted: 0.125}", "and plain, validation,"],
     ),

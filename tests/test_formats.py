@@ -236,6 +236,10 @@ def test_columns_may_be_left_out(tmp_path: Path) -> None:
     assert (found.ratings, found.times) == (None, None)
     with pytest.raises(DataError, match="there is no column '' for the user"):
         data.read(tmp_path / "x.csv", user="", rating="", time="")
+    (tmp_path / "pandas.csv").write_text(",user,item,rating\n0,1,2,good\n")  # with its row numbers
+    assert data.read(tmp_path / "pandas.csv", rating="").ratings is None
+    with pytest.raises(DataError, match="no columns to name in lines"):
+        data.read(tmp_path / "pandas.csv", format="lines", user="")
     frame = {"user": [1], "item": [2], "time": ["soon"]}
     assert data.from_frame(frame, time="").times is None
     (tmp_path / "x.txt").write_text("0 1\n")
@@ -248,6 +252,12 @@ def test_hints_suit_what_was_given(tmp_path: Path) -> None:
         data.read(tmp_path / "x.csv", user="Nutzer", item="Artikel")
     with pytest.raises(DataError, match=r"no column looks like the user; name one of \['a;b'\] with user=$"):
         data.from_frame({"a;b": [1]})
+    polars.DataFrame({"who": [1], "item": [2]}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"user=, or with `jaxrec data convert FILE --to NEW.csv --user NAME`$"):
+        data.read(tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text("user\titem\n1\t2\n")
+    with pytest.raises(DataError, match=r"--separator \$'\\t'$"):
+        data.read(tmp_path / "x.csv")
     for odd in ([{"user": 1, "item": 2}], np.array([(1, 2)])):
         with pytest.raises(DataError, match=f"wanted a DataFrame, .* got a {type(odd).__name__}"):
             data.from_frame(odd)

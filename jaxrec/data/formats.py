@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def read(
     if separator is not None and (format not in SEPARATORS or not separator.strip("\r\n")):
         raise DataError(f"{path}: a separator of text is for {', '.join(SEPARATORS)}, got {separator!r} for {format}")
     wanted = {"user": user, "item": item, "rating": rating, "time": time}
-    named = [name for name in wanted.values() if name]
+    named = [name for role, name in wanted.items() if name is not None and (name or role not in OPTIONAL)]
     if named and format in ("lines", "matrix"):
         raise DataError(f"{path}: there are no columns to name in {format}, got {', '.join(named)}; leave that out")
     if format == "lines":
@@ -88,7 +88,7 @@ def read(
     if format == "matrix":
         return from_matrix(read_table(path), threshold=threshold, source=source)
     if format == "parquet":
-        return from_frame(_read_parquet(path), threshold=threshold, source=source, **wanted)
+        return _from_frame(_read_parquet(path), wanted, threshold, source, "file")
     rows = _split(path, separator or SEPARATORS[format], quotes=format == "csv")
     if format in ("u.data", "dat"):
         header = ["user_id", "item_id", "rating", "timestamp"]
@@ -97,7 +97,7 @@ def read(
         if format == "inter":
             header = [name.split(":")[0] for name in header]
     lines, columns = _columns(path, rows, header)
-    found = _find(header, wanted, source)
+    found = _find(header, wanted, source, "text")
     pick = {role: columns[header.index(name)] for role, name in found.items()}
     place = lambda row: f"{path}:{lines[row]}"  # noqa: E731
     for role in ("user", "item"):
@@ -151,28 +151,29 @@ OPTIONAL = ("rating", "time")  # roles that an interaction need not have
 NO_HEADER = "; or is there no header? Then put a first line like user,item,rating on top"
 
 
-def _find(header: Sequence[str], wanted: dict[str, str | None], source: str, *, text: bool = True) -> dict[str, str]:
-    """The column of each role that is there; `text` where they are of a file that may have been taken apart wrongly."""
+Kind = Literal["text", "file", "frame"]  # what columns are of: text, which may have been taken apart wrongly, ..
+
+
+def _find(header: Sequence[str], wanted: dict[str, str | None], source: str, kind: Kind) -> dict[str, str]:
+    """The column of each role that is there."""
     found = {}
+    hint = _hint(header) if kind == "text" else ""
     for role, name in wanted.items():
-        if name == "" and role in OPTIONAL and "" not in header:
+        if name == "" and role in OPTIONAL:
             continue
         if name is not None and name not in header:
             raise DataError(
-                f"{source}: there is no column {name!r} for the {role}; the columns are {list(header)}"
-                f"{_hint(header) if text else ''}"
+                f"{source}: there is no column {name!r} for the {role}; the columns are {list(header)}{hint}"
             )
         guesses = [h for n in NAMES[role] for h in header if h.lower() == n]
         if name is not None or guesses:
             found[role] = name if name is not None else guesses[0]
         elif role in ("user", "item"):
-            told = f"{source}: no column looks like the {role}; name one of {list(header)} with {role}="
-            if not text:
-                raise DataError(told)
-            known = any(h.lower() in names for names in NAMES.values() for h in header)
+            convert = f", or with `jaxrec data convert FILE --to NEW.csv --{role} NAME`" if kind != "frame" else ""
+            if kind == "text" and not any(h.lower() in names for names in NAMES.values() for h in header):
+                hint = hint or NO_HEADER
             raise DataError(
-                f"{told}, or with `jaxrec data convert FILE --to NEW.csv --{role} NAME`"
-                f"{_hint(header) or ('' if known else NO_HEADER)}"
+                f"{source}: no column looks like the {role}; name one of {list(header)} with {role}={convert}{hint}"
             )
     return found
 
@@ -181,7 +182,8 @@ def _hint(header: Sequence[str]) -> str:
     """What may be wrong with a header that does not fit."""
     other = next((s for s in ";\t|, " if len(header) == 1 and s in header[0]), None)
     if other is not None:
-        return f"; or is it separated by {other!r}? Then give that, too: separator={other!r}, or --separator {other!r}"
+        shown = "$'\\t'" if other == "\t" else repr(other)  # as a shell takes a tab
+        return f"; or is it separated by {other!r}? Then give that, too: separator={other!r}, or --separator {shown}"
     if any(np.isfinite(_float(name)) for name in header):
         return NO_HEADER
     return ""
@@ -221,7 +223,7 @@ def _floats(values: Sequence[Any] | None, what: str, place: Callable[[int], str]
         bad = np.flatnonzero(np.isnan(found))
     if len(bad):
         wanted = f"finite {what}" + " or an ISO 8601 date" * (what == "time")
-        cure = f"repair it, or leave {what}s out: {what}='', or `jaxrec data convert FILE --to NEW.csv --{what} ''`"
+        cure = f"repair it, or leave {what}s out: {what}='', or --{what} '' of `jaxrec data convert`"
         raise DataError(f"{place(int(bad[0]))}: wanted a {wanted}, got {values[bad[0]]!r}; {cure}")
     return found
 
@@ -290,9 +292,16 @@ def from_frame(
     if not isinstance(frame, Mapping) and not hasattr(frame, "columns"):
         kind = type(frame).__name__
         raise DataError(f"{source}: wanted a DataFrame, an arrow table or a dict of columns, got a {kind}")
+    wanted = {"user": user, "item": item, "rating": rating, "time": time}
+    return _from_frame(frame, wanted, threshold, source, "frame")
+
+
+def _from_frame(
+    frame: Any, wanted: dict[str, str | None], threshold: float | None, source: str, kind: Kind
+) -> Interactions:
     named = frame.column_names if hasattr(frame, "column_names") else frame  # arrow tables iterate over columns
     labels = {str(name): name for name in (named.columns if hasattr(named, "columns") else named)}  # or numbers
-    found = _find(list(labels), {"user": user, "item": item, "rating": rating, "time": time}, source, text=False)
+    found = _find(list(labels), wanted, source, kind)
     pick = {role: _column(frame[labels[name]]) for role, name in found.items()}
     times = pick.get("time")
     if times is not None and times.dtype.kind in "OUT":  # text, or dates as Python's objects

@@ -302,8 +302,9 @@ def tten(power: Strength = 1.0) -> Adjustment:
         tables = fold_bias(tables)
         item = widened(tables.item)
         scale = evening(item)
-        length = norm(item * scale)[:, None] / scale
-        return tables._replace(item=item * jnp.where(length > 0, length, 1.0) ** -power)
+        even = item * scale  # whose lengths and their gradients are of usual sizes
+        length = norm(even)[:, None]
+        return tables._replace(item=even * jnp.where(length > 0, length, 1.0) ** -power * scale ** (power - 1))
 
     return apply
 
