@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import operator
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -152,12 +151,8 @@ def fit(
     """
     if (key is None) == (state is None):
         raise ValueError("give fit either a key to start from or a state to go on from")
-    try:
-        epochs = operator.index(epochs)
-    except TypeError:
-        raise ValueError(f"epochs must be a whole number from 0, got {epochs!r}") from None
-    if epochs < 0:
-        raise ValueError(f"epochs must be a whole number from 0, got {epochs}")
+    if not hasattr(epochs, "__index__") or epochs < 0:
+        raise ValueError(f"epochs must be a whole number from 0, got {epochs!r}")
     if key is not None and not hasattr(key, "dtype"):
         raise TypeError(f"key must be a key like jax.random.key(0), got {key!r}")
     if (monitor is None) != (evaluate is None):

@@ -151,7 +151,7 @@ OPTIONAL = ("rating", "time")  # roles that an interaction need not have
 NO_HEADER = "; or is there no header? Then put a first line like user,item,rating on top"
 
 
-Kind = Literal["text", "file", "frame"]  # what columns are of: text, which may have been taken apart wrongly, ..
+Kind = Literal["text", "file", "frame"]  # where columns are from; text may have been taken apart wrongly
 
 
 def _find(header: Sequence[str], wanted: dict[str, str | None], source: str, kind: Kind) -> dict[str, str]:
