@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.rows import product, widened
+from jaxrec.rows import accelerated, product, widened
 from jaxrec.types import Array, Scorer, Tables
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ GROUP = EIGHTH**2  # items per group in the top-k by stages
 ROWS, FEW, VAST = 64, 16, 1 << 20
 CELLS = 2_600_000  # scores of an automatic block: 10 MB, so that those of two threads stay in a usual last-level cache
 CHUNK = 1024  # users of one compiled call, which scans their blocks and so reuses the memory of one
+# Accelerators have no such cache, and starting a kernel costs as much as a block of that size: 256 MB of scores there.
+MANY_CELLS, MOST = 1 << 26, 4096
 
 
 class TopK(NamedTuple):
@@ -172,7 +174,7 @@ def top_k(
     users = check_users(users, num_users)
     excludes = _as_list(exclude, num_users, num_items)
     block = block_rows(block, len(users), num_items)
-    lengths = np.sum([e.user_counts[users] for e in excludes], axis=0) if excludes else np.zeros(len(users))
+    padded_rows, lengths = _masking(excludes, users, num_items)
     order = np.argsort(lengths, kind="stable")  # neighbours of like length share a narrow mask
     items = np.empty((len(users), k), np.int32)
     best = np.empty((len(users), k), np.float32)
@@ -181,7 +183,7 @@ def top_k(
 
     def run(start: int) -> None:
         where = order[start : start + chunk]
-        rows, masks = _padded_rows(users[where], excludes, chunk, num_items)
+        rows, masks = padded_rows(users[where], chunk)
         found, values = _rank_chunk(tables, rows, masks, k, block)
         items[where], best[where] = np.asarray(found)[: len(where)], np.asarray(values)[: len(where)]
 
@@ -211,14 +213,14 @@ def positions(
     excludes = _as_list(exclude, num_users, num_items)
     block = block_rows(block, len(users), num_items)
     found = np.empty(len(users), np.int64)
-    lengths = np.sum([e.user_counts[users] for e in excludes], axis=0) if excludes else np.zeros(len(users))
+    padded_rows, lengths = _masking(excludes, users, num_items)
     order = np.argsort(lengths, kind="stable")
 
     chunk = chunk_rows(block, len(users))
 
     def run(start: int) -> None:
         where = order[start : start + chunk]
-        rows, masks = _padded_rows(users[where], excludes, chunk, num_items)
+        rows, masks = padded_rows(users[where], chunk)
         wanted = np.zeros(chunk, np.int32)
         wanted[: len(where)] = items[where]
         found[where] = np.asarray(_positions_chunk(tables, rows, masks, wanted, block))[: len(where)]
@@ -329,7 +331,8 @@ def block_rows(block: int | None, wanted: int, num_items: int) -> int:
     """A multiple of ROWS, so that the product takes the same kernel whatever the block; of FEW above VAST items."""
     if block is not None and block < 1:
         raise ValueError(f"block must be a positive number of users, got {block}")
-    rows = min(min(max(1, CELLS // num_items), CHUNK) if block is None else block, max(wanted, 1))
+    cells, most = (MANY_CELLS, MOST) if accelerated() else (CELLS, CHUNK)
+    rows = min(min(max(1, cells // num_items), most) if block is None else block, max(wanted, 1))
     unit = ROWS if num_items <= VAST else FEW
     rows = -(-rows // unit) * unit
     threads = min(2, os.cpu_count() or 1)
@@ -348,25 +351,59 @@ def chunk_rows(block: int, wanted: int) -> int:
 
 
 def _free_memory() -> int | None:
+    """Bytes that are free where blocks are computed, if that is told."""
+    if accelerated():
+        told = jax.local_devices()[0].memory_stats() or {}
+        return told["bytes_limit"] - told["bytes_in_use"] if "bytes_limit" in told else None
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system tells
         return None
 
 
-def _padded_rows(
-    users: np.ndarray, excludes: list[Interactions], size: int, num_items: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [size] and masks [size, M], M from a short list of widths so that few programs are compiled."""
-    lists = [pad_lists(part, users, num_items) for part in excludes]
-    width = sum(part.shape[1] for part in lists)
+def _masking(
+    excludes: list[Interactions], users: np.ndarray, num_items: int
+) -> tuple[Callable[[np.ndarray, int], tuple[np.ndarray, Any]], np.ndarray]:
+    """How many items are excluded for each of the users, [N], and what makes a chunk: (some of them, size) -> rows
+    [size], filled up with user 0, and masks [size, M] padded with I.
+
+    M is from a short list of widths, so that few programs are compiled. Accelerators get the histories once and make
+    the masks themselves.
+    """
+    lengths = np.sum([np.zeros(len(users)), *(part.user_counts[users] for part in excludes)], axis=0)
+    there = [tuple(jnp.asarray(part, jnp.int32) for part in one.csr()) for one in excludes] if accelerated() else None
+
+    def padded_rows(users: np.ndarray, size: int) -> tuple[np.ndarray, Any]:
+        rows = np.concatenate([users, np.zeros(size - len(users), np.int32)])
+        if there is not None:
+            widths = tuple(_wide(int(part.user_counts[rows].max())) for part in excludes)
+            return rows, _masks(there, rows, widths, num_items)
+        lists = [pad_lists(part, users, num_items) for part in excludes]
+        width = sum(part.shape[1] for part in lists)
+        masks = np.full((size, _wide(width)), num_items, np.int32)
+        if lists:
+            masks[: len(users), :width] = np.concatenate(lists, axis=1)
+        return rows, masks
+
+    return padded_rows, lengths
+
+
+def _wide(width: int) -> int:
     wide = 16
     while wide < width:
         wide *= 4
-    masks = np.full((size, wide), num_items, np.int32)
-    if lists:
-        masks[: len(users), :width] = np.concatenate(lists, axis=1)
-    return np.concatenate([users, np.zeros(size - len(users), np.int32)]), masks
+    return wide
+
+
+@jax.jit(static_argnames=("widths", "num_items"))
+def _masks(histories: list[tuple[Array, Array]], users: Array, widths: tuple[int, ...], num_items: int) -> Array:
+    """`pad_lists` of each history, side by side: pointers [U+1] and items [E] each, users [b] -> [b, sum of widths]."""
+    lists = [jnp.full((len(users), 1), num_items, jnp.int32)]
+    for (pointers, items), width in zip(histories, widths, strict=True):
+        place = pointers[users][:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
+        inside = place < pointers[users + 1][:, None]
+        lists.append(jnp.where(inside, items.at[place].get(mode="fill", fill_value=num_items), num_items))
+    return jnp.concatenate(lists, axis=1)
 
 
 def top_k_scores(
@@ -386,13 +423,14 @@ def top_k_scores(
     users = check_users(users, scorer.num_users)
     excludes = _as_list(exclude, scorer.num_users, num_items)
     block = block_rows(block, len(users), num_items)
-    order = np.argsort(np.sum([np.zeros(len(users)), *(e.user_counts[users] for e in excludes)], axis=0), kind="stable")
+    padded_rows, lengths = _masking(excludes, users, num_items)
+    order = np.argsort(lengths, kind="stable")
     items = np.empty((len(users), k), np.int32)
     best = np.empty((len(users), k), np.float32)
 
     def run(start: int) -> None:
         where = order[start : start + block]
-        rows, masks = _padded_rows(users[where], excludes, block, num_items)
+        rows, masks = padded_rows(users[where], block)
         found, values, finite = _rank_scores(_want_scores(scorer.block(rows), block, num_items), masks, k)
         if not finite:
             raise ValueError("scores must be finite, but a block of users has NaN or inf: the model is not usable")

@@ -1,5 +1,6 @@
 """What XLA's compilers are slow or coarse at, written so that it is not: gathers and slices, in a branch of their own,
-which ends every fusion on CPUs; lengths of rows, by a product; products, whose factors accelerators would round."""
+which ends every fusion on CPUs; lengths of rows, by a product; products, whose factors accelerators would round; and
+whether there is an accelerator, for what is another program there."""
 
 from __future__ import annotations
 
@@ -10,6 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.types import Array
+
+
+def accelerated() -> bool:
+    """Whether arrays are made on a GPU or TPU, where large blocks pay and whatever the host takes part in costs."""
+    return jax.default_backend() != "cpu"
 
 
 def take(table: Array, ids: Array) -> Array:

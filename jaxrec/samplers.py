@@ -7,6 +7,7 @@ function of the epoch's key and the step alone: nothing is shuffled, stored or c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -36,6 +37,21 @@ class Sampler(NamedTuple):
     batch_size: int
     by_epoch: bool = False
     rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedDraw:
+    """A `Sampler.draw` that goes through an epoch in an order, which can be worked out before it, for the same bits.
+
+    Walking the permutation step by step takes no memory, but a loop of unknown length in every step, and accelerators
+    ask the host about each turn of such a loop. So there an epoch begins with `order`.
+    """
+
+    order: Callable[[Any, Array], Array]  # (data, epoch key) -> [E] int32, 4 bytes an interaction
+    drawn: Callable[..., Batch]  # (data, epoch key, step, order), the order None to walk it
+
+    def __call__(self, data: Any, key: Array, step: Array) -> Batch:
+        return self.drawn(data, key, step, None)
 
 
 def permuted(key: Array, positions: Array, size: int) -> Array:
@@ -268,10 +284,10 @@ def sampler(
         frequency = counts / len(train)
     log_frequency = jnp.asarray(np.log(np.where(counts > 0, frequency, 1.0)), jnp.float32)
 
-    def positives(data: _Data, key: Array, step: Array) -> tuple[Array, Array]:
+    def positives(data: _Data, key: Array, step: Array, order: Array | None) -> tuple[Array, Array]:
         if by == "interaction":
             position = (step * users_a_batch + jnp.arange(users_a_batch)) % len(train)
-            chosen = permuted(key, position, len(train))
+            chosen = permuted(key, position, len(train)) if order is None else order[position]
             users = data.users[chosen]
             if rows_per_user == 1:
                 return users, data.items[chosen]
@@ -317,10 +333,13 @@ def sampler(
             return where
         return where & ~known_to(data, users, negatives)
 
-    def draw(data: _Data, key: Array, step: Array) -> Batch:
+    def order_of(data: _Data, key: Array) -> Array:
+        return permuted(jax.random.split(key)[0], jnp.arange(len(train), dtype=jnp.int32), len(train))
+
+    def drawn(data: _Data, key: Array, step: Array, order: Array | None = None) -> Batch:
         positive_key, negative_key = jax.random.split(key)
         negative_key = jax.random.fold_in(negative_key, step)
-        users, items = positives(data, positive_key, step)
+        users, items = positives(data, positive_key, step, order)
         by_row = jnp.repeat(users, rows_per_user)
         if in_batch:
             where = suits(data, by_row, items, items)
@@ -337,4 +356,5 @@ def sampler(
             log_q = jnp.full(num_negatives, np.log(num_negatives / train.num_items), jnp.float32)
         return Batch(users, items, negatives, suits(data, by_row, items, negatives), log_q)
 
+    draw = OrderedDraw(order_of, drawn) if by == "interaction" else drawn
     return Sampler(data, draw, num_batches, batch_size, rows=(train.num_users, train.num_items))

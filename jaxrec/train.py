@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.brief import brief
-from jaxrec.samplers import Sampler
+from jaxrec.rows import accelerated
+from jaxrec.samplers import OrderedDraw, Sampler
 from jaxrec.step import Info, Step, TrainState
 from jaxrec.types import Array, Batch
 
@@ -70,9 +71,12 @@ def _program(
     def run(state: TrainState, data: Any) -> tuple[TrainState, Info]:
         key = jax.random.fold_in(state.key, state.epoch)
         number = {"epoch": state.epoch} if by_epoch else {}
+        drawn: Callable[..., Batch] = draw
+        if isinstance(draw, OrderedDraw) and accelerated():
+            drawn = partial(draw.drawn, order=draw.order(data, key))
 
         def body(state: TrainState, i: Array) -> tuple[TrainState, Info]:
-            return update(state, draw(data, key, i, **number))
+            return update(state, drawn(data, key, i, **number))
 
         state, info = jax.lax.scan(body, state, jnp.arange(num_batches, dtype=jnp.int32))
         return state._replace(epoch=state.epoch + 1), info

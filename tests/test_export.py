@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from jaxrec import ledger as ledgers
 from jaxrec import models, objectives, optim, rank, samplers
 from jaxrec.data import DataError
 from jaxrec.step import Observation, make_step
+from jaxrec.train import make_epoch
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Tables
 
@@ -41,6 +44,28 @@ def test_the_step_with_its_sampler_lowers_everywhere(
     found = jax.export.export(jax.jit(run), platforms=PLATFORMS)(state.params, sampler.data)
     assert found.platforms == PLATFORMS
     assert found.out_avals[0].shape == (20, 8)
+
+
+def test_what_only_accelerators_run_lowers_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = random_interactions()
+    sampler = samplers.sampler(train, batch_size=16)
+    step = make_step(models.mf(30, 20, 8), objectives.bpr(), optim.row_sgd(0.1))
+
+    def program(update: Callable[..., Any]) -> str:
+        fresh = step._replace(update=lambda *given: update(*given))  # of which no program is kept
+        epoch = jax.jit(lambda state: make_epoch(fresh, sampler)(state)[0].params)
+        return str(jax.export.export(epoch, platforms=PLATFORMS)(step.init(jax.random.key(0))).mlir_module())
+
+    order = f"tensor<{len(train)}xui32>"  # the whole permutation, which a walk never holds
+    assert order not in program(step.update)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert order in program(step.update)
+
+    rows, masks = rank._masking([train], np.arange(30), 20)[0](np.arange(8, dtype=np.int32), 16)
+    assert masks.shape == (len(rows), 17)
+    there = [tuple(jnp.asarray(part, jnp.int32) for part in train.csr())]
+    found = jax.export.export(jax.jit(lambda h, u: rank._masks(h, u, (16,), 20)), platforms=PLATFORMS[1:])
+    assert found(there, rows).out_avals[0].shape == (16, 17)
 
 
 def adjusted_lists(tables: Tables, ledger: ledgers.GradientLedger) -> jax.Array:

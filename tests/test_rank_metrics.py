@@ -65,6 +65,40 @@ def test_order_of_users_and_block_change_no_bit(number: int, block: int, width: 
     np.testing.assert_array_equal(one.scores[users], other.scores)
 
 
+@pytest.mark.parametrize("parts", [0, 1, 2])
+def test_accelerators_mask_by_themselves_and_rank_the_same(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = tables_of(1, users=150, items=90, levels=1)
+    known = [random_interactions(seed, users=150, items=90, density=0.05 + seed / 3) for seed in range(parts)]
+    known += [random_interactions(7, users=150, items=90, density=0.0)] * (parts > 1)  # no pair at all
+    users, asked = np.random.default_rng(0).permutation(150)[:70], np.arange(70)
+    scorer = Scorer(150, 90, lambda u: tables.user[u] @ tables.item.T)
+
+    def ranked() -> list[np.ndarray]:
+        lists = [rank.top_k(tables, users, known, k=9), rank.top_k_scores(scorer, users, known, k=9)]
+        return [x for found in lists for x in found] + [rank.positions(tables, users, asked, known)]
+
+    here = ranked()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(rank, "pad_lists", lambda *_: pytest.fail("masks come from the host"))
+    for mine, other in zip(ranked(), here, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_blocks_are_larger_on_accelerators_as_their_own_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rank.block_rows(None, 10**6, 40_000) == 128
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert rank.block_rows(None, 10**6, 40_000) == 1728  # memory is not told by every device
+    assert rank.block_rows(None, 10**6, 100) == rank.MOST
+
+    class Device:
+        def memory_stats(self) -> dict[str, int]:
+            return {"bytes_limit": 2**30, "bytes_in_use": 2**29}
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    with pytest.raises(MemoryError, match=r"takes about 2\.\d GiB, 0\.5 GiB are free"):
+        rank.block_rows(None, 10**6, 40_000)
+
+
 def test_positions_are_places_in_the_full_ranking() -> None:
     train, tables = random_interactions(), tables_of(2, levels=1)
     whole = by_sorting(tables, train, 20)

@@ -553,6 +553,28 @@ def test_a_sampler_of_more_than_the_model_has_is_refused() -> None:
     assert fit(larger, sampler, epochs=1, key=jax.random.key(0)).best_epoch == 1
 
 
+@pytest.mark.parametrize("rows_per_user", [1, 4])
+def test_accelerators_lay_an_epoch_out_before_it_and_draw_the_same(
+    rows_per_user: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = samplers.sampler(TRAIN, batch_size=32, num_negatives=2, reject=True, rows_per_user=rows_per_user)
+    step = make_step(models.mf(40, 30, 6), objectives.bpr(), optim.row_adagrad(0.1))
+    key, walked = jax.random.key(3), []
+    permuted = samplers.permuted
+
+    def spied(key: jax.Array, positions: jax.Array, size: int) -> jax.Array:
+        walked.append(len(positions))
+        return permuted(key, positions, size)
+
+    monkeypatch.setattr(samplers, "permuted", spied)
+    here = fit(step, sampler, epochs=2, key=key)
+    assert walked == [sampler.batch_size // rows_per_user]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    there = fit(step._replace(update=lambda *given: step.update(*given)), sampler, epochs=2, key=key)
+    assert walked[1:] == [len(TRAIN)]
+    assert same(here.state, there.state)
+
+
 def test_a_sampler_that_changes_by_epoch_is_told_the_epoch() -> None:
     seen: list[set[str]] = []
     sampler, step = parts()

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxrec.models.base import Model
 from jaxrec.models.mf import mf
+from jaxrec.rows import accelerated
 from jaxrec.types import Array, Params
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def scaled_graph(train: Interactions, user_power: float, item_power: float) -> G
     counts = train.to_scipy()
     both = counts / length(train.user_counts, user_power)[:, None] / length(train.item_counts, item_power)[None, :]
 
-    put = bcsr if jax.default_backend() == "cpu" else entries
+    put = entries if accelerated() else bcsr
     return Graph(put(both.tocsr()), put(both.T.tocsr()))
 
 
