@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -573,6 +575,16 @@ def test_accelerators_lay_an_epoch_out_before_it_and_draw_the_same(
     there = fit(step._replace(update=lambda *given: step.update(*given)), sampler, epochs=2, key=key)
     assert walked[1:] == [len(TRAIN)]
     assert same(here.state, there.state)
+
+
+def test_a_state_sharded_by_rows_trains_and_ranks_the_same() -> None:
+    two = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(Path(__file__).with_name("sharded.py"))]
+    found = json.loads(subprocess.run(command, env=two, check=True, capture_output=True, text=True).stdout)
+    assert found["devices"] == [1, 2]
+    assert found["moved"] > 0.01
+    assert found["largest difference"] < 1e-5
+    assert found["lists that differ"] == 0
 
 
 def test_a_sampler_that_changes_by_epoch_is_told_the_epoch() -> None:
