@@ -282,12 +282,18 @@ def test_tten_knows_the_lengths_of_tiny_and_huge_rows(size: float, ledger: ledge
     assert np.isfinite(jax.grad(half)(rows)).all()
 
 
-def test_a_chain_takes_adjustments_and_a_ledger_its_own_items(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+def test_a_chain_takes_adjustments_one_by_one() -> None:
     with pytest.raises(TypeError, match="chain takes adjustments one by one"):
         adj.chain([adj.identity()])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"remove_direction", "personal direction", "tten"}))
+def test_what_reads_items_wants_those_of_the_tables(
+    name: str, tables: Tables, ledger: ledgers.GradientLedger
+) -> None:
     fewer = tables._replace(item=tables.item[1:], item_bias=None, bias_strength=None)
     with pytest.raises(ValueError, match=f"one number for each of the {N - 1} items, got shape .{N},.*catalogue"):
-        adj.offset_by_gradient(0.5)(fewer, ledger)
+        FAMILIES[name](0.5)(fewer, ledger)
 
 
 def test_users_who_are_alike_have_a_finite_gradient(ledger: ledgers.GradientLedger) -> None:

@@ -199,6 +199,7 @@ def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
         item, width = widened(tables.item), tables.item.shape[1]
         for strength, role in ((pull, ledger.items.pull), (push, ledger.items.push)):
             if not is_zero(strength):
+                _want_each_item(tables, role.size)
                 item = item + strength * widen(equalized(role, tables.item), width)
         return tables._replace(item=item)
 
@@ -214,7 +215,17 @@ def log_relative(g: Array) -> Array:
     return logs - jnp.mean(logs)
 
 
+def _want_each_item(tables: Tables, numbers: Array) -> None:
+    """ValueError for numbers of other items than the tables'."""
+    if numbers.shape != tables.item.shape[:1]:
+        raise ValueError(
+            f"an adjustment takes one number for each of the {tables.item.shape[0]} items, got shape {numbers.shape}; "
+            "are they from the ledger or the counts of another catalogue?"
+        )
+
+
 def _scaled(tables: Tables, g: Array, power: Strength) -> Tables:
+    _want_each_item(tables, g)
     scale = jnp.exp(-power * log_relative(g))
     bias = None if tables.item_bias is None else tables.item_bias * scale
     return tables._replace(item=tables.item * scale[:, None], item_bias=bias)
@@ -229,11 +240,7 @@ def add_offset(tables: Tables, offset: Array, by_user: Array | None = None) -> T
     >>> fold_bias(add_offset(tables, jnp.array([0.0, 3.0]), jnp.array([1.0, 2.0]))).user.tolist()
     [[0.0, 1.0, 1.0], [0.0, 1.0, 2.0]]
     """
-    if offset.shape != tables.item.shape[:1]:
-        raise ValueError(
-            f"offsets are one number for each of the {tables.item.shape[0]} items, got shape {offset.shape}; are they "
-            "from the ledger or the counts of another catalogue?"
-        )
+    _want_each_item(tables, offset)
     if tables.item_bias is not None and (tables.bias_strength is not None or by_user is not None):
         tables = fold_bias(tables)
     if tables.item_bias is not None:
