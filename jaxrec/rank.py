@@ -331,12 +331,15 @@ def block_rows(block: int | None, wanted: int, num_items: int) -> int:
     """A multiple of ROWS, so that the product takes the same kernel whatever the block; of FEW above VAST items."""
     if block is not None and block < 1:
         raise ValueError(f"block must be a positive number of users, got {block}")
-    cells, most = (MANY_CELLS, MOST) if accelerated() else (CELLS, CHUNK)
+    free, cells, most = _free_memory(), CELLS, CHUNK
+    cell = min(2, os.cpu_count() or 1) * 4 * 4  # bytes of a score, for all threads
+    if accelerated():
+        free, most = _free_on_device(), MOST
+        cells = MANY_CELLS if free is None else min(MANY_CELLS, free // (2 * cell))
     rows = min(min(max(1, cells // num_items), most) if block is None else block, max(wanted, 1))
     unit = ROWS if num_items <= VAST else FEW
     rows = -(-rows // unit) * unit
-    threads = min(2, os.cpu_count() or 1)
-    need, free = threads * 4 * 4 * rows * num_items, _free_memory()
+    need = cell * rows * num_items
     if free is not None and need > free:
         raise MemoryError(
             f"ranking {rows} users x {num_items} items at once takes about {need / 2**30:.1f} GiB, "
@@ -350,11 +353,12 @@ def chunk_rows(block: int, wanted: int) -> int:
     return block * max(1, min(CHUNK // block, -(-wanted // block)))
 
 
+def _free_on_device() -> int | None:
+    told = jax.local_devices()[0].memory_stats() or {}
+    return told["bytes_limit"] - told["bytes_in_use"] if "bytes_limit" in told else None
+
+
 def _free_memory() -> int | None:
-    """Bytes that are free where blocks are computed, if that is told."""
-    if accelerated():
-        told = jax.local_devices()[0].memory_stats() or {}
-        return told["bytes_limit"] - told["bytes_in_use"] if "bytes_limit" in told else None
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system tells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import ir_measures
@@ -94,9 +95,11 @@ def test_blocks_are_larger_on_accelerators_as_their_own_memory_allows(monkeypatc
         def memory_stats(self) -> dict[str, int]:
             return {"bytes_limit": 2**30, "bytes_in_use": 2**29}
 
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    assert rank.block_rows(None, 10**6, 40_000) == 256  # rounded up from half of what is free, 32 bytes a score
     with pytest.raises(MemoryError, match=r"takes about 2\.\d GiB, 0\.5 GiB are free"):
-        rank.block_rows(None, 10**6, 40_000)
+        rank.block_rows(1728, 10**6, 40_000)
 
 
 def test_positions_are_places_in_the_full_ranking() -> None:
