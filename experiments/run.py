@@ -56,8 +56,8 @@ ON_GRAPHS += ("bc_loss", "popgo", "dap")
 SLOW = ("invcf", "paac")
 LINEAR = tuple(name for name in contestants.names("mf") if name not in SLOW)
 
-# On the two largest sets, Gowalla and ml-1m, half of the trials and three seeds; on ml-1m without DICE, which compares the
-# rows of a batch with each other, too.
+# On the two largest sets, Gowalla and ml-1m, half of the trials and three seeds; on ml-1m without DICE, which compares
+# the rows of a batch with each other, too.
 QUICK = tuple(name for name in LINEAR if name != "dice")
 
 # On Gowalla the methods that came next to the first on the other sets, each kind of them at least once.
