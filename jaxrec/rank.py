@@ -25,7 +25,8 @@ GROUP = EIGHTH**2  # items per group in the top-k by stages
 ROWS, FEW, VAST = 64, 16, 1 << 20
 CELLS = 2_600_000  # scores of an automatic block: 10 MB, so that those of two threads stay in a usual last-level cache
 CHUNK = 1024  # users of one compiled call, which scans their blocks and so reuses the memory of one
-# Accelerators have no such cache, and starting a kernel costs as much as a block of that size: 256 MB of scores there.
+# Accelerators have no such cache, and starting a kernel costs them as much as a block of that size: 256 MB of scores, of
+# at most so many users, which are then a call's.
 MANY_CELLS, MOST = 1 << 26, 4096
 
 
@@ -163,7 +164,7 @@ def top_k(
 
     Memory is bounded by block x items; `block` is a number of users (chosen if None; rounded up to a multiple of
     64) and changes no bit of the result, nor does the order of `users` (None: all of them). With more than 2^20 items
-    it is a multiple of 16, and on CPUs with AVX-512 a score's last bits may depend on it.
+    it is a multiple of 16, and on CPUs with AVX-512 a score's last bits may depend on it, as they may on accelerators.
 
     Raises:
         ValueError: k outside 1..I, unknown users, tables that are not finite or do not fit each other.
@@ -327,15 +328,22 @@ def _as_list(
     return found
 
 
-def block_rows(block: int | None, wanted: int, num_items: int) -> int:
-    """A multiple of ROWS, so that the product takes the same kernel whatever the block; of FEW above VAST items."""
+def block_rows(block: int | None, wanted: int, num_items: int, *, on_host: bool = False) -> int:
+    """A multiple of ROWS, so that the product takes the same kernel whatever the block; of FEW above VAST items.
+
+    `on_host` blocks are of a size for CPUs and ask for their memory, even where there is an accelerator.
+    """
     if block is not None and block < 1:
         raise ValueError(f"block must be a positive number of users, got {block}")
-    free, cells, most = _free_memory(), CELLS, CHUNK
-    cell = min(2, os.cpu_count() or 1) * 4 * 4  # bytes of a score, for all threads
-    if accelerated():
-        free, most = _free_on_device(), MOST
-        cells = MANY_CELLS if free is None else min(MANY_CELLS, free // (2 * cell))
+    cells, most, cell = CELLS, CHUNK, min(2, os.cpu_count() or 1) * 4 * 4  # bytes of a score, for all threads
+    if on_host or not accelerated():
+        free = _free_memory()
+    else:
+        told = jax.local_devices()[0].memory_stats() or {}
+        whole = told.get("bytes_limit")
+        free = None if whole is None else whole - told.get("bytes_in_use", 0)
+        # Of what the device has, not of what is free now, so that all calls are one program.
+        cells, most = MANY_CELLS if whole is None else min(MANY_CELLS, whole // (8 * cell)), MOST
     rows = min(min(max(1, cells // num_items), most) if block is None else block, max(wanted, 1))
     unit = ROWS if num_items <= VAST else FEW
     rows = -(-rows // unit) * unit
@@ -353,11 +361,6 @@ def chunk_rows(block: int, wanted: int) -> int:
     return block * max(1, min(CHUNK // block, -(-wanted // block)))
 
 
-def _free_on_device() -> int | None:
-    told = jax.local_devices()[0].memory_stats() or {}
-    return told["bytes_limit"] - told["bytes_in_use"] if "bytes_limit" in told else None
-
-
 def _free_memory() -> int | None:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -371,17 +374,20 @@ def _masking(
     """How many items are excluded for each of the users, [N], and what makes a chunk: (some of them, size) -> rows
     [size], filled up with user 0, and masks [size, M] padded with I.
 
-    M is from a short list of widths, so that few programs are compiled. Accelerators get the histories once and make
-    the masks themselves.
+    M is from a short list of widths, so that few programs are compiled. Accelerators make the masks themselves, from
+    histories that they get once, where the users have a fair part of these.
     """
+    excludes = [part for part in excludes if len(part)]
     lengths = np.sum([np.zeros(len(users)), *(part.user_counts[users] for part in excludes)], axis=0)
-    there = [tuple(jnp.asarray(part, jnp.int32) for part in one.csr()) for one in excludes] if accelerated() else None
+    there = None
+    if excludes and accelerated() and 4 * lengths.sum() >= sum(map(len, excludes)):
+        there = [tuple(jnp.asarray(part, jnp.int32) for part in one.csr()) for one in excludes]
 
     def padded_rows(users: np.ndarray, size: int) -> tuple[np.ndarray, Any]:
         rows = np.concatenate([users, np.zeros(size - len(users), np.int32)])
         if there is not None:
-            widths = tuple(_wide(int(part.user_counts[rows].max())) for part in excludes)
-            return rows, _masks(there, rows, widths, num_items)
+            longest = max(int(part.user_counts[users].max()) for part in excludes)
+            return rows, _masks(there, rows, min(_wide(longest), num_items), num_items)
         lists = [pad_lists(part, users, num_items) for part in excludes]
         width = sum(part.shape[1] for part in lists)
         masks = np.full((size, _wide(width)), num_items, np.int32)
@@ -399,11 +405,12 @@ def _wide(width: int) -> int:
     return wide
 
 
-@jax.jit(static_argnames=("widths", "num_items"))
-def _masks(histories: list[tuple[Array, Array]], users: Array, widths: tuple[int, ...], num_items: int) -> Array:
-    """`pad_lists` of each history, side by side: pointers [U+1] and items [E] each, users [b] -> [b, sum of widths]."""
-    lists = [jnp.full((len(users), 1), num_items, jnp.int32)]
-    for (pointers, items), width in zip(histories, widths, strict=True):
+@jax.jit(static_argnames=("width", "num_items"))
+def _masks(histories: list[tuple[Array, Array]], users: Array, width: int, num_items: int) -> Array:
+    """`pad_lists` of H histories, `width` of each side by side: pointers [U+1] and items [E], E > 0; users [b] ->
+    [b, H * width]."""
+    lists = []
+    for pointers, items in histories:
         place = pointers[users][:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
         inside = place < pointers[users + 1][:, None]
         lists.append(jnp.where(inside, items.at[place].get(mode="fill", fill_value=num_items), num_items))
@@ -426,7 +433,7 @@ def top_k_scores(
     want_k(k, num_items)
     users = check_users(users, scorer.num_users)
     excludes = _as_list(exclude, scorer.num_users, num_items)
-    block = block_rows(block, len(users), num_items)
+    block = block_rows(block, len(users), num_items, on_host=True)  # where some models make their scores
     padded_rows, lengths = _masking(excludes, users, num_items)
     order = np.argsort(lengths, kind="stable")
     items = np.empty((len(users), k), np.int32)

@@ -1,7 +1,8 @@
 """Samplers: (data, key, step) -> Batch, drawn on the device inside the epoch's scan.
 
 A sampler holds its arrays in `data`, so that they are arguments and not constants of a compiled epoch. Each batch is a
-function of the epoch's key and the step alone: nothing is shuffled, stored or carried from step to step.
+function of the epoch's key and the step alone: nothing is shuffled, stored or carried from step to step, but that
+accelerators hold an epoch's order.
 """
 
 from __future__ import annotations

@@ -56,16 +56,17 @@ def test_what_only_accelerators_run_lowers_for_them(monkeypatch: pytest.MonkeyPa
         epoch = jax.jit(lambda state: make_epoch(fresh, sampler)(state)[0].params)
         return str(jax.export.export(epoch, platforms=PLATFORMS)(step.init(jax.random.key(0))).mlir_module())
 
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     order = f"tensor<{len(train)}xui32>"  # the whole permutation, which a walk never holds
     assert order not in program(step.update)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert order in program(step.update)
 
     rows, masks = rank._masking([train], np.arange(30), 20)[0](np.arange(8, dtype=np.int32), 16)
-    assert masks.shape == (len(rows), 17)
-    there = [tuple(jnp.asarray(part, jnp.int32) for part in train.csr())]
-    found = jax.export.export(jax.jit(lambda h, u: rank._masks(h, u, (16,), 20)), platforms=PLATFORMS[1:])
-    assert found(there, rows).out_avals[0].shape == (16, 17)
+    assert masks.shape == (len(rows), 16)
+    there = [tuple(jnp.asarray(part, jnp.int32) for part in train.csr())] * 2
+    found = jax.export.export(jax.jit(lambda h, u: rank._masks(h, u, 16, 20)), platforms=PLATFORMS[1:])
+    assert found(there, rows).out_avals[0].shape == (16, 32)
 
 
 def adjusted_lists(tables: Tables, ledger: ledgers.GradientLedger) -> jax.Array:

@@ -70,35 +70,48 @@ def test_order_of_users_and_block_change_no_bit(number: int, block: int, width: 
 def test_accelerators_mask_by_themselves_and_rank_the_same(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = tables_of(1, users=150, items=90, levels=1)
     known = [random_interactions(seed, users=150, items=90, density=0.05 + seed / 3) for seed in range(parts)]
-    known += [random_interactions(7, users=150, items=90, density=0.0)] * (parts > 1)  # no pair at all
-    users, asked = np.random.default_rng(0).permutation(150)[:70], np.arange(70)
+    known += [Interactions([], [], 150, 90)] * (parts != 1)  # without a pair
+    users = np.concatenate([np.random.default_rng(0).permutation(150), [3, 3]])
+    asked = np.arange(len(users)) % 90
     scorer = Scorer(150, 90, lambda u: tables.user[u] @ tables.item.T)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
 
     def ranked() -> list[np.ndarray]:
-        lists = [rank.top_k(tables, users, known, k=9), rank.top_k_scores(scorer, users, known, k=9)]
-        return [x for found in lists for x in found] + [rank.positions(tables, users, asked, known)]
+        lists = [rank.top_k(tables, users, known, k=9, block=64), rank.top_k_scores(scorer, users, known, k=9)]
+        return [x for found in lists for x in found] + [rank.positions(tables, users, asked, known, block=64)]
 
     here = ranked()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(rank, "CHUNK", 64)  # so that there are chunks of several widths
     monkeypatch.setattr(rank, "pad_lists", lambda *_: pytest.fail("masks come from the host"))
     for mine, other in zip(ranked(), here, strict=True):
         np.testing.assert_array_equal(mine, other)
 
 
+def test_accelerators_are_not_sent_whole_histories_for_few_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, tables = random_interactions(users=150, items=90), tables_of(1, users=150, items=90)
+    here = rank.top_k(tables, [7], train, k=5)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(rank, "_masks", lambda *_: pytest.fail("a whole history is sent"))
+    np.testing.assert_array_equal(rank.top_k(tables, [7], train, k=5).items, here.items)
+
+
 def test_blocks_are_larger_on_accelerators_as_their_own_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert rank.block_rows(None, 10**6, 40_000) == 128
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert rank.block_rows(None, 10**6, 40_000, on_host=True) == 128
     assert rank.block_rows(None, 10**6, 40_000) == 1728  # memory is not told by every device
     assert rank.block_rows(None, 10**6, 100) == rank.MOST
 
     class Device:
         def memory_stats(self) -> dict[str, int]:
-            return {"bytes_limit": 2**30, "bytes_in_use": 2**29}
+            return {"bytes_limit": 2**31, "bytes_in_use": 2**30}
 
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-    assert rank.block_rows(None, 10**6, 40_000) == 256  # rounded up from half of what is free, 32 bytes a score
-    with pytest.raises(MemoryError, match=r"takes about 2\.\d GiB, 0\.5 GiB are free"):
+    assert rank.block_rows(None, 10**6, 40_000) == 256  # rounded up from an eighth of it, 32 bytes a score
+    with pytest.raises(MemoryError, match=r"takes about 2\.\d GiB, 1\.0 GiB are free"):
         rank.block_rows(1728, 10**6, 40_000)
 
 

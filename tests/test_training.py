@@ -569,6 +569,7 @@ def test_accelerators_lay_an_epoch_out_before_it_and_draw_the_same(
         return permuted(key, positions, size)
 
     monkeypatch.setattr(samplers, "permuted", spied)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     here = fit(step, sampler, epochs=2, key=key)
     assert walked == [sampler.batch_size // rows_per_user]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
