@@ -25,8 +25,8 @@ GROUP = EIGHTH**2  # items per group in the top-k by stages
 ROWS, FEW, VAST = 64, 16, 1 << 20
 CELLS = 2_600_000  # scores of an automatic block: 10 MB, so that those of two threads stay in a usual last-level cache
 CHUNK = 1024  # users of one compiled call, which scans their blocks and so reuses the memory of one
-# Accelerators have no such cache, and starting a kernel costs them as much as a block of that size: 256 MB of scores, of
-# at most so many users, which are then a call's.
+# Accelerators have no such cache, and starting a kernel costs them as much as such a block: 256 MB of scores, of at
+# most so many users, which are then a call's.
 MANY_CELLS, MOST = 1 << 26, 4096
 
 
