@@ -374,8 +374,8 @@ def _masking(
     """How many items are excluded for each of the users, [N], and what makes a chunk: (some of them, size) -> rows
     [size], filled up with user 0, and masks [size, M] padded with I.
 
-    M is from a short list of widths, so that few programs are compiled. Accelerators make the masks themselves, from
-    histories that they get once, where the users have a fair part of these.
+    M is by `width_for`. Accelerators make the masks themselves, each set's beside the others', from histories that they
+    get once, where the users have a fair part of these.
     """
     excludes = [part for part in excludes if len(part)]
     lengths = np.sum([np.zeros(len(users)), *(part.user_counts[users] for part in excludes)], axis=0)
@@ -387,10 +387,10 @@ def _masking(
         rows = np.concatenate([users, np.zeros(size - len(users), np.int32)])
         if there is not None:
             longest = max(int(part.user_counts[users].max()) for part in excludes)
-            return rows, _masks(there, rows, min(_wide(longest), num_items), num_items)
+            return rows, _masks(there, rows, min(width_for(longest), num_items), num_items)
         lists = [pad_lists(part, users, num_items) for part in excludes]
         width = sum(part.shape[1] for part in lists)
-        masks = np.full((size, _wide(width)), num_items, np.int32)
+        masks = np.full((size, width_for(width)), num_items, np.int32)
         if lists:
             masks[: len(users), :width] = np.concatenate(lists, axis=1)
         return rows, masks
@@ -398,9 +398,10 @@ def _masking(
     return padded_rows, lengths
 
 
-def _wide(width: int) -> int:
+def width_for(longest: int) -> int:
+    """The width of padded lists: 16 times a power of 4, so that few programs are compiled."""
     wide = 16
-    while wide < width:
+    while wide < longest:
         wide *= 4
     return wide
 

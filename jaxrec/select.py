@@ -132,10 +132,7 @@ def _relevant(part: Interactions, users: np.ndarray, size: int, width: int) -> n
 
 
 def _widened(lists: np.ndarray, fill: int, at_least: int) -> np.ndarray:
-    """Widened to a power of 4, so that few programs are compiled."""
-    width = 16
-    while width < max(lists.shape[1], at_least):
-        width *= 4
+    width = rank.width_for(max(lists.shape[1], at_least))
     return np.pad(lists, ((0, 0), (0, width - lists.shape[1])), constant_values=fill)
 
 
