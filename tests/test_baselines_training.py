@@ -52,20 +52,25 @@ def test_rows_that_share_a_user_are_refused() -> None:
         baselines.build("ssm", random_interactions(), rows_per_user=4)
 
 
-@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
-@pytest.mark.parametrize("name", TRAINED)
-def test_each_trains_keeps_its_state_and_ranks(name: str, backbone: Literal["mf", "lightgcn"]) -> None:
-    data = random_interactions()
-    build, settings = TRAINED[name]
-    model, found = fitted(build(small(settings, backbone), data))
+def check_fit(model: models.Model, found: train.Fit, data: Interactions, *, k: int) -> rank.TopK:
     assert np.isfinite([row["loss"] for row in found.history]).all()
     ledger = found.state.ledger
     assert ledger is not None
     assert float(ledger.items.pull.events.sum()) > 0
     tables = models.embed(model, found.state.params)
-    lists = rank.top_k(tables, np.arange(data.num_users), [data], k=3)
+    lists = rank.top_k(tables, np.arange(data.num_users), [data], k=k)
     assert np.isfinite(np.asarray(tables.user)).all()
-    assert lists.items.shape == (data.num_users, 3)
+    assert lists.items.shape == (data.num_users, k)
+    return lists
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "logq"])
+def test_each_trains_keeps_its_state_and_ranks(name: str) -> None:
+    """On graphs; on mf each separates two groups below."""
+    data = random_interactions()
+    build, settings = TRAINED[name]
+    model, found = fitted(build(small(settings, "lightgcn"), data))
+    check_fit(model, found, data, k=3)
 
 
 def one_step(assembly: parts.Assembly) -> Any:
@@ -178,7 +183,7 @@ def test_each_separates_two_groups(name: str) -> None:
     data, test = testing.two_groups()
     build, settings = TRAINED[name]
     model, found = fitted(build(small(settings), data), epochs=20)
-    lists = rank.top_k(models.embed(model, found.state.params), np.arange(data.num_users), [data], k=12)
+    lists = check_fit(model, found, data, k=12)
     recall = metrics.evaluate(lists, test, data, ks=[12]).summary["recall@12"]
     assert recall > 0.75  # at random it is 0.375
     if name == "eql":
@@ -229,7 +234,7 @@ def test_arms_are_tuned_like_the_librarys_own() -> None:
 def test_the_branch_knows_counts_only() -> None:
     data = random_interactions()
     tables = branch.train_branch(small(bc_loss.SETTINGS), data, key=jax.random.key(0), epochs=2)
-    np.testing.assert_allclose(np.linalg.norm(tables.item, axis=1), np.ones(data.num_items), rtol=1e-5)
+    assert np.ptp(np.linalg.norm(tables.item, axis=1)) > 0.01  # what it foretells are inner products, not cosines
     for rows, counts in ((tables.user, data.user_counts), (tables.item, data.item_counts)):
         for value in np.unique(counts):
             same = np.asarray(rows)[counts == value]

@@ -41,9 +41,10 @@ def popularity_model(train: Interactions, width: int = 64, *, scale: float = 0.1
 def train_branch(
     settings: Settings, train: Interactions, *, key: Array, epochs: int = 5, temperature: float = 0.1
 ) -> Tables:
-    """Trains the branch by a softmax of cosines on the sampler that settings name, and freezes it: unit rows.
+    """Trains the branch by a softmax of cosines on the sampler that settings name, and freezes it.
 
-    Adam moves it, at the settings' rate, whichever optimiser they name for the model.
+    Its rows keep the lengths that they come to: what it foretells of a pair is read as their inner product. Adam moves
+    it, at the settings' rate, whichever optimiser they name for the model.
     """
     flat = popularity_model(train, settings.width, scale=settings.init_scale)
     model = models.normalize(flat, items=True, temperature=temperature)
@@ -51,7 +52,7 @@ def train_branch(
     optimizer = optax.adam(settings.learning_rate, eps=1e-8 * sampler.batch_size)
     step = make_step(model, objectives.softmax(logq=settings.logq), optimizer, observation=None)
     found = fit(step, sampler, epochs=epochs, key=key)
-    return models.embed(models.normalize(flat, items=True), found.state.params)
+    return models.embed(flat, found.state.params)
 
 
 def build_on(

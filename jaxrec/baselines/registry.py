@@ -60,13 +60,13 @@ class Entry(NamedTuple):
 
 
 METHODS: dict[str, Entry] = {
-    "ips": Entry(ips.SETTINGS, ips.build, (("kind", "ips"),)),
-    "ips-c": Entry(ips.SETTINGS, ips.build, (("kind", "c"),)),
-    "ips-cn": Entry(ips.SETTINGS, ips.build, (("kind", "cn"),)),
+    "ips": Entry(ips.SETTINGS, ips.build, (("kind", "ips"), ("smooth", 1.0))),  # which only cnsr reads
+    "ips-c": Entry(ips.SETTINGS, ips.build, (("kind", "c"), ("smooth", 1.0))),
+    "ips-cn": Entry(ips.SETTINGS, ips.build, (("kind", "cn"), ("smooth", 1.0))),
     "ips-cnsr": Entry(ips.SETTINGS, ips.build, (("kind", "cnsr"),)),
     "macr": Entry(macr.SETTINGS, macr.build, on_graph=(("alpha", 1e-2),)),
     "dice": Entry(dice.SETTINGS, dice.build),
-    "pd": Entry(pd.SETTINGS, pd.build, (("inject", False),)),
+    "pd": Entry(pd.SETTINGS, pd.build, (("inject", False), ("test_gamma", None), ("trend", 0.0))),  # PDA ranks by these
     "pda": Entry(pd.SETTINGS, pd.build, (("inject", True),)),
     "cause": Entry(cause.SETTINGS, cause.build),
     "samreg": Entry(samreg.SETTINGS, samreg.build),

@@ -45,7 +45,7 @@ def around(
 
     m = margin · decay^epoch. Where one of the two sets has fewer than `pool` items the other is drawn from, where both
     have fewer the larger one, and where both are empty all items. With `reject` a negative that the user has is drawn
-    again, and left out through `Batch.where` if it keeps colliding.
+    again from the same set, and left out through `Batch.where` if it keeps colliding.
     """
     if margin < 0 or not 0 < decay <= 1 or pool < 1:
         raise ValueError(f"wanted margin >= 0, decay in (0, 1] and pool >= 1, got {margin}, {decay} and {pool}")
@@ -75,16 +75,17 @@ def around(
         only = jnp.where(more >= pool, True, jnp.where(less >= pool, False, larger))
         shape = (batch.users.shape[0], num_negatives)
 
+        coin, own = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, step), 1))
+        # Thrown once: a kind of which the user has much is redrawn, or it would come less often than the other.
+        up = jnp.where(both[:, None], jax.random.bernoulli(coin, 0.5, shape), only[:, None])
+
         def once(key: Array) -> Array:
-            coin_key, id_key = jax.random.split(key)
-            up = jnp.where(both[:, None], jax.random.bernoulli(coin_key, 0.5, shape), only[:, None])
             size = jnp.where(up, more[:, None], less[:, None])
             first = jnp.where(up & (size > 0), more_from[:, None], 0)
             size = jnp.where(size > 0, size, number).astype(jnp.uint32)
-            inside = (jax.random.bits(id_key, shape, jnp.uint32) % size).astype(jnp.int32)
+            inside = (jax.random.bits(key, shape, jnp.uint32) % size).astype(jnp.int32)
             return data.order[first + inside]
 
-        own = jax.random.fold_in(jax.random.fold_in(key, step), 1)
         if not reject:
             return Batch(batch.users, batch.positives, once(own))
 
