@@ -25,7 +25,6 @@ from jaxrec.rows import evened, norm, product
 from jaxrec.types import Array
 
 Weighting = Literal["uniform", "count", "ratio"]
-EPS = 1e-12
 
 
 class Role(NamedTuple):
@@ -173,8 +172,14 @@ def merge(a: GradientLedger, b: GradientLedger) -> GradientLedger:
 
 
 def ratio(side: Side) -> Array:
-    """r = size of pull / (size of push + ε): the balance of pull and push, [N]."""
-    return side.pull.size / (side.push.size + EPS)
+    """r = size of pull / size of push: the balance of pull and push, [N].
+
+    A row that nothing pushed counts as the least pushed of the others (1 where nothing was), for a ratio to next to
+    nothing would outweigh those of all other rows together.
+    """
+    push = side.push.size
+    least = jnp.min(jnp.where(push > 0, push, jnp.inf), initial=jnp.inf)
+    return side.pull.size / jnp.where(push > 0, push, jnp.where(jnp.isfinite(least), least, 1.0))
 
 
 def magnitude(side: Side, by: str = "size") -> Array:

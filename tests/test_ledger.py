@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 from typing import Any
 
@@ -22,9 +23,9 @@ OBJECTIVES = {"bpr": objectives.bpr(), "bce": objectives.bce(), "softmax": objec
 
 
 def run(step, sampler, state: TrainState, steps: int) -> tuple[TrainState, list[Batch], list[TrainState]]:
-    update, batches, states = jax.jit(step.update), [], []
+    draw, update, batches, states = jax.jit(sampler.draw), jax.jit(step.update), [], []
     for i in range(steps):
-        batch = sampler.draw(sampler.data, state.key, jnp.int32(i))
+        batch = draw(sampler.data, state.key, jnp.int32(i))
         batches.append(batch)
         states.append(state)
         state, _ = update(state, batch)
@@ -185,9 +186,6 @@ def test_a_step_that_observes_with_decay_weighs_earlier_batches_down() -> None:
 
 def _each_step(observation: Observation | None, steps: int, kind: str) -> list[TrainState]:
     """The states of some steps, the first one before any."""
-    train = random_interactions()
-    rows_per_user = 4 if kind == "rows share a user" else 1
-    sampler = samplers.sampler(train, batch_size=64, rows_per_user=rows_per_user, shared=kind == "shared")
     given: dict[str, Any] = {"observation": observation, "l2": 0.01}
     if kind == "network":
         step = make_step(models.neumf(30, 20, 4), objectives.bpr(), optax.sgd(0.1), **given)
@@ -197,10 +195,19 @@ def _each_step(observation: Observation | None, steps: int, kind: str) -> list[T
         model = models.normalize(models.mf(30, 20, 4), users=True)
         step = make_step(model, objectives.bpr(), optim.row_sgd(0.1), transform=damped(), **given)
     states, update = [step.init(jax.random.key(0))], jax.jit(step.update)
-    for i in range(steps):
-        batch = sampler.draw(sampler.data, jax.random.key(1), jnp.int32(i))
+    for batch in _batches(kind)[:steps]:
         states.append(update(states[-1], batch)[0])
     return states
+
+
+@functools.cache
+def _batches(kind: str) -> list[Batch]:
+    rows_per_user = 4 if kind == "rows share a user" else 1
+    sampler = samplers.sampler(
+        random_interactions(), batch_size=64, rows_per_user=rows_per_user, shared=kind == "shared"
+    )
+    draw = jax.jit(sampler.draw)
+    return [draw(sampler.data, jax.random.key(1), jnp.int32(i)) for i in range(7)]
 
 
 def _of_rows(rows: ScoredRows, batch: Batch, epoch: Array) -> Array:
@@ -215,9 +222,14 @@ def damped() -> optax.GradientTransformation:
 KINDS = ("own negatives", "rows share a user", "shared", "network", "objective of rows")
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("gradients", ["raw", "corrected"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "gradients", "weighted"),
+    [  # each kind and both gradients with weights and without
+        (kind, gradients, (n + (gradients == "raw")) % 2 == 1)
+        for n, kind in enumerate(KINDS)
+        for gradients in ("raw", "corrected")
+    ],
+)
 def test_one_batch_of_several_is_counted_several_times(kind: str, gradients: Any, weighted: bool) -> None:
     weights = {"user_weight": jnp.arange(30.0), "item_weight": jnp.arange(20.0)} if weighted else {}
     full = Observation(gradients=gradients, **weights)
@@ -286,6 +298,15 @@ def test_alignment_does_not_depend_on_how_long_the_direction_is() -> None:
     side, rows = observe([1, 2, 3]).items, jnp.arange(15.0).reshape(5, 3)
     d = ledgers.direction(side)
     np.testing.assert_allclose(ledgers.alignment(side, rows, 3 * d), ledgers.alignment(side, rows, d), rtol=1e-5)
+
+
+def test_a_ratio_without_a_push_does_not_outweigh_all_others() -> None:
+    side = observe([1, 2, 3]).items
+    pushed = side._replace(push=side.push._replace(size=jnp.array([0.5, 0.25, 0.0, 2.0, 0.0])))
+    wanted = side.pull.size / np.array([0.5, 0.25, 0.25, 2.0, 0.25])
+    np.testing.assert_allclose(ledgers.ratio(pushed), wanted, rtol=1e-6)
+    none = side._replace(push=side.push._replace(size=jnp.zeros(5)))
+    np.testing.assert_array_equal(ledgers.ratio(none), side.pull.size)
 
 
 def test_an_empty_ledger_reads_as_zeros() -> None:

@@ -254,8 +254,8 @@ Measure = Literal["size", "push", "vector", "ratio"]
 def rescale_by_gradient(strength: Strength, *, by: Measure = "size") -> Adjustment:
     """v_i ← v_i · (g_i / geometric mean g)^−γ, g = p_i ("size"), n⁻_i ("push"), ‖P_i‖ ("vector") or r_i ("ratio").
 
-    The mean only fixes the scale, which no ranking sees; the geometric one keeps scores in their range. An item that
-    never was a positive is treated like the one with the smallest g.
+    The mean only fixes the scale, which no ranking sees; the geometric one keeps scores in their range. An item without
+    any g is treated like the one with the smallest.
     """
     if is_zero(strength):
         return identity()
