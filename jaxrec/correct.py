@@ -41,6 +41,9 @@ HOW = {
 }
 
 
+OTHERS = 500  # users that figures may be of who were not selected on
+
+
 class Adjusted(NamedTuple):
     """A corrected model and how it came about. All tables have their biases folded in: scores are inner products."""
 
@@ -240,6 +243,7 @@ def for_new_users(
     *,
     how: serve.FoldIn | None = None,
     family: selection.Family = "gradients",
+    temperature: float = 1.0,
     seed: int = 0,
 ) -> Tables:
     """Corrected tables of users that the model never saw, [N, D'], from their `histories` (of the model's items).
@@ -248,8 +252,9 @@ def for_new_users(
         what a correction adds to the tables is nothing that a history speaks of. Users are folded in against them and
         corrected as the others are, with the gradients that their histories have.
     how: what `serve.calibrate_fold_in` finds, which is asked if none is given.
+    temperature: that the ledger was read with, `Adjusted.temperature`; 1 for the ledger of a training run.
     """
-    more, joined, everybody = appended(tables, ledger, interactions, histories, how=how)
+    more, joined, everybody = appended(tables, ledger, interactions, histories, how=how, temperature=temperature)
     found = correct(more, joined, everybody, strengths, family=family, seed=seed)
     return found._replace(user=found.user[interactions.num_users :])
 
@@ -261,6 +266,7 @@ def appended(
     histories: Interactions,
     *,
     how: serve.FoldIn | None = None,
+    temperature: float = 1.0,
 ) -> tuple[Tables, GradientLedger, Interactions]:
     """Tables, ledger and interactions with the users of `histories` appended, not corrected; as `for_new_users` says.
 
@@ -268,7 +274,7 @@ def appended(
     """
     known = without_folded(tables, ledger.items.pull.vector.shape[1])
     how = serve.calibrate_fold_in(known, interactions) if how is None else how
-    more, joined = serve.with_new_users(known, ledger, histories, how=how)
+    more, joined = serve.with_new_users(known, ledger, histories, how=how, temperature=temperature)
     everybody = Interactions(
         np.concatenate([interactions.users, histories.users + interactions.num_users]),
         np.concatenate([interactions.items, histories.items]),
@@ -402,8 +408,8 @@ def _users(part: Split, wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]
         raise ValueError(f"select_users must be at least 1, got {wanted}")
     users = np.flatnonzero(np.sum([p.user_counts for p in part.valid.values()], axis=0) > 0)
     users = np.random.default_rng(seed).permutation(users)
-    chosen, others = users[:wanted], users[wanted : 2 * wanted]
-    enough = len(others) >= 500 and all((p.user_counts[others] > 0).any() for p in part.valid.values())
+    chosen, others = users[:wanted], users[wanted : wanted + max(wanted, OTHERS)]
+    enough = len(others) >= OTHERS and all((p.user_counts[others] > 0).any() for p in part.valid.values())
     return np.sort(chosen), np.sort(others if enough else chosen)
 
 

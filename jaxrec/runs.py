@@ -211,6 +211,12 @@ def load_ledger(run: StrPath) -> GradientLedger:
         return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in named])
 
 
+def ledger_temperature(run: StrPath) -> float:
+    """What the scores were divided by that a folder's ledger was read with: 1 while training."""
+    path = Path(run) / "adjust.json"
+    return float(read_json(path)["temperature"]) if path.exists() else 1.0
+
+
 def save_per_user(run: Path, results: Mapping[str, Mapping[str, Evaluation]]) -> None:
     """Writes `per_user.npz` from arm -> test -> Evaluation."""
     rows = {

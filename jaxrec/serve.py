@@ -159,14 +159,15 @@ def _interactions(histories: Histories, num_items: int) -> Interactions:
 
 
 def with_new_users(
-    tables: Tables, ledger: GradientLedger, histories: Interactions, *, how: FoldIn
+    tables: Tables, ledger: GradientLedger, histories: Interactions, *, how: FoldIn, temperature: float = 1.0
 ) -> tuple[Tables, GradientLedger]:
     """The tables and their ledger with the users of `histories` appended: [U + N, D].
 
     Their rows are folded in and scaled so that their scores spread as those of the users who are there; or by
     `how.scale` where items have biases, whose weight a scale of one's own would change. Biases count for them as
-    much as for the others on average. Their gradients are observed against the frozen items. An adjustment of the
-    result treats the new users as it treats the others.
+    much as for the others on average. Their gradients are observed against the frozen items, at the
+    `temperature` that the ledger's own were read with (1 while training). An adjustment of the result treats the new
+    users as it treats the others.
     """
     item, strength = tables.item, tables.bias_strength
     bias = _usual_bias(tables)
@@ -180,7 +181,7 @@ def with_new_users(
     if strength is not None:
         usual = jnp.full(len(rows), jnp.mean(strength))
         new, more = new._replace(bias_strength=usual), more._replace(bias_strength=jnp.concatenate([strength, usual]))
-    seen = frozen.observe(new, histories, temperature=1.0)
+    seen = frozen.observe(new, histories, temperature=temperature)
     return more, ledger._replace(users=_joined(ledger.users, seen.users))
 
 

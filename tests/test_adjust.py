@@ -289,6 +289,15 @@ def test_adjust_may_select_by_what_is_lost(quick: dict[str, list], tables: Table
         assert jaxrec.adjust(tables, held.train, unseen(held), **options).strengths == {"a": strength}
 
 
+@pytest.mark.parametrize(("users", "others"), [(900, 500), (599, 0)])
+def test_few_users_to_select_on_leave_others_to_report_on(users: int, others: int) -> None:
+    valid = Interactions(np.arange(users), np.ones(users, int), users, 2)
+    part = data.Split(Interactions([0], [0], users, 2), valid={"natural": valid})
+    chosen, told = correct._users(part, 100, 0)
+    assert len(chosen) == 100
+    assert len(set(told.tolist()) - set(chosen.tolist())) == others
+
+
 def test_without_validation_pairs_those_held_out_are_not_observed_and_others_reported_on(
     quick: dict[str, list],
 ) -> None:
@@ -325,7 +334,9 @@ def test_adjust_tells_what_does_not_fit(world: tuple[data.Split, Tables]) -> Non
 
 
 @pytest.mark.parametrize("side", ["user_ids", "item_ids"])
-def test_interactions_must_mean_the_models_rows(world: tuple[data.Split, Tables], side: str) -> None:
+def test_interactions_must_mean_the_models_rows(
+    quick: dict[str, list], world: tuple[data.Split, Tables], side: str
+) -> None:
     """A model that knows its ids, as those of Cornac do, and interactions that were read by themselves."""
     held, tables = world
     size = getattr(held.train, side.replace("_ids", "s")).max() + 1
@@ -337,7 +348,8 @@ def test_interactions_must_mean_the_models_rows(world: tuple[data.Split, Tables]
         correct.adjust(text, held.train, budget=1)
     moved = data.reindex(held.train, model.user_ids, model.item_ids)
     again = data.reindex(unseen(held), model.user_ids, model.item_ids)
-    assert correct.adjust(model, moved, again, budget=1).strengths
+    assert correct.adjust(model, moved, again, k=5, temperature=1.0).strengths
+    assert quick["observed"] == [moved.fingerprint]
     with pytest.raises(DataError, match="valid must have the rows and ids of the interactions"):
         correct.adjust(model, moved, unseen(held), budget=1)
 

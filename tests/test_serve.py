@@ -347,7 +347,8 @@ def test_lists_of_ids_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 def test_recommend_filters_and_folds_in_by_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "allow.txt").write_text("\n".join(f"i{n}" for n in range(0, 50, 2)) + "\n")
     (run / "deny.txt").write_text("i4\n\n")
-    (run / "new.csv").write_text("user_id,item_id\nann,i3\nann,i5\nabe,new\nbob,i1\nbob,unheard\ncy,new\n")
+    new = "ann,i3\nann,i5\nann,i7\nabe,new\nbob,i1\nbob,i9\nbob,unheard\ncy,new\n"
+    (run / "new.csv").write_text(f"user_id,item_id\n{new}")
     filters = ["--allow", str(run / "allow.txt"), "--deny", str(run / "deny.txt")]
     history = ["--histories", str(run / "new.csv")]
     for arm in ("adjusted", "plain"):
@@ -373,7 +374,7 @@ def test_a_known_user_with_a_history_is_not_told_what_the_run_knows_of_them(
 ) -> None:
     split = runs.load_split(run / "run")
     owned = set(split.train.item_ids[split.train.items[split.train.users == 0]].tolist())  # the first is u0
-    (run / "more.csv").write_text("user_id,item_id\nu0,i3\nann,i3\n")
+    (run / "more.csv").write_text("user_id,item_id\nu0,i3\nann,i3\nbob,i1\nbob,i9\ncy,i5\n")
     options = ["--histories", str(run / "more.csv"), "-k", "50", "--out", str(run / "more.run")]
     assert cli.main(["recommend", str(run / "run"), *options]) == 0
     assert "note: 1 users are known to" in capsys.readouterr().out
@@ -422,24 +423,35 @@ def test_strengths_are_finite_and_given_once(text: str) -> None:
         strengths_in(text)
 
 
+def test_gradients_of_new_users_are_read_at_the_temperature_of_the_others(tables: Tables) -> None:
+    known = random_interactions(0, U, N)
+    ledger = frozen.observe(tables, known, temperature=4.0)
+    how = serve.FoldIn("dot", 0.1, 10.0, 1.0, 1.0)
+    more, joined, _ = correct.appended(tables, ledger, known, known, how=how, temperature=4.0)
+    wanted = frozen.observe(Tables(more.user[U:], more.item, more.item_bias), known, temperature=4.0).users.pull
+    np.testing.assert_allclose(joined.users.pull.size[U:], wanted.size, rtol=1e-6)
+    other = serve.with_new_users(tables, ledger, known, how=how)[1].users.pull
+    assert not np.allclose(joined.users.pull.size[U:], other.size[U:], rtol=1e-2)
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_new_users_are_corrected_as_the_others_are(biased: bool) -> None:
-    train = data.synthetic(seed=0).split.train
+    train = data.synthetic(seed=0, num_users=300, num_items=200).split.train
     tables = models.spectral(train, width=16)
     if biased:
         bias = 0.1 * jnp.std(tables.user @ tables.item.T) * jnp.log1p(jnp.asarray(train.item_counts, jnp.float32))
         tables = fold_bias(tables._replace(item_bias=bias))
     ledger = frozen.observe(tables, train)
     corrected = correct.correct(tables, ledger, train, {"magnitude": 1.0})
-    again = train.select(train.users < 200)  # known users, as if they were new
-    again = Interactions(again.users, again.items, 200, train.num_items)
+    again = train.select(train.users < 80)  # known users, as if they were new
+    again = Interactions(again.users, again.items, 80, train.num_items)
     new = correct.for_new_users(tables, ledger, train, again, {"magnitude": 1.0})
 
     def popularity(found: Tables) -> float:
-        return float(np.mean(train.item_counts[rank.top_k(found, np.arange(200), None, k=20).items]))
+        return float(np.mean(train.item_counts[rank.top_k(found, np.arange(80), None, k=20).items]))
 
     plain, wanted, got = (popularity(found) for found in (tables, corrected, new))
     assert wanted < plain / 2  # the correction does something
     assert abs(got - wanted) < (plain - wanted) / 4
-    pairs = zip(score_matrix(corrected)[:200], score_matrix(new), strict=True)
+    pairs = zip(score_matrix(corrected)[:80], score_matrix(new), strict=True)
     assert np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs]) > 0.8

@@ -183,7 +183,10 @@ def new_users(
     without = new.user_ids[new.user_counts == 0]
     if len(without):
         print(f"note: {len(without):,} users of whom no item is known left out, the first is {without[0]}")
-    more, joined, everybody = correct.appended(saved.plain, runs.load_ledger(run), trained_on, new)
+    temperature = runs.ledger_temperature(run)
+    more, joined, everybody = correct.appended(
+        saved.plain, runs.load_ledger(run), trained_on, new, temperature=temperature
+    )
     if arm == "plain":
         both = fold_bias(more)
     else:
