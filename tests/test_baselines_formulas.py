@@ -238,6 +238,9 @@ def test_adap_tau_starts_at_its_temperature_and_a_wide_beta_keeps_one_for_all() 
     state = adap_tau.init(USERS, num_negatives=K, temperature=0.2)
     w0 = adap_tau.global_scale(state, num_negatives=K)
     np.testing.assert_allclose(w0, 5.0, rtol=1e-6)
+    for beyond in (0.01, 2.0):
+        with pytest.raises(ValueError, match=f"temperature from 0.02 to 1.0, between which.* got {beyond}"):
+            adap_tau.init(USERS, num_negatives=K, temperature=beyond)
     seen = state._replace(loss=jnp.arange(USERS, dtype=jnp.float32), seen=jnp.ones(USERS, bool))
     everybody = jnp.arange(USERS)
     same = adap_tau.user_scales(seen, everybody, w0, beta=np.inf)

@@ -51,6 +51,9 @@ def lambert_w(x: Array) -> Array:
     return w
 
 
+LOW, HIGH = 0.02, 1.0  # between which the temperature τ0 = 1/w0 is held
+
+
 class State(NamedTuple):
     """What has been seen of losses and similarities."""
 
@@ -62,17 +65,18 @@ class State(NamedTuple):
 
 def init(num_users: int, *, num_negatives: int, temperature: float = 0.1) -> State:
     """No user seen, and similarities for which w0 is 1/`temperature`."""
-    if not temperature > 0 or num_negatives < 2:
+    if not LOW <= temperature <= HIGH or num_negatives < 2:
         raise ValueError(
-            f"adap_tau wants a temperature > 0 and at least 2 negatives, got {temperature} and {num_negatives}"
+            f"adap_tau wants a temperature from {LOW} to {HIGH}, between which it is held, and at least 2 negatives, "
+            f"got {temperature} and {num_negatives}"
         )
     gap = jnp.asarray(temperature * np.log(num_negatives), float)
     return State(jnp.zeros(num_users), jnp.zeros(num_users, bool), gap, jnp.zeros(()))
 
 
-def global_scale(state: State, *, num_negatives: int, low: float = 0.02, high: float = 1.0) -> Array:
-    """w0 = 1/τ0 with τ0 = (mean cos⁺ − mean cos⁻)/log K, held between `low` and `high`; []."""
-    return 1.0 / jnp.clip((state.positive - state.negative) / np.log(num_negatives), low, high)
+def global_scale(state: State, *, num_negatives: int) -> Array:
+    """w0 = 1/τ0 with τ0 = (mean cos⁺ − mean cos⁻)/log K, held between `LOW` and `HIGH`; []."""
+    return 1.0 / jnp.clip((state.positive - state.negative) / np.log(num_negatives), LOW, HIGH)
 
 
 def user_scales(state: State, users: Array, w0: Array, *, beta: float = 1.0) -> Array:

@@ -5,8 +5,9 @@
 
 h_v is the mean of e_j^(l) over the nodes j of v's cluster with more interactions than v, and t_v over those with fewer,
 ĥ_v and t̂_v the same at length 1; 0 where there are none. The model ranks by the mean of ẽ^(0) .. ẽ^(L). It needs no
-training of its own. This is what the authors' code does (github.com/MEICRS/DAP), but for the clusters: there k-means
-runs in each layer on the rows e^(l), here on those of α = β = 0, so that strengths can be tried without new clusters.
+training of its own. The authors' code (github.com/MEICRS/DAP) differs twice. There k-means runs in each layer on the
+rows e^(l), here on those of α = β = 0, so that strengths can be tried without new clusters. And there a node with the
+most or the fewest interactions of its cluster keeps the last layer's h_v or t_v.
 """
 
 from __future__ import annotations
