@@ -19,7 +19,7 @@ from jax.experimental import sparse
 from jax.extend.core.primitives import dot_general_p
 
 import jaxrec
-from jaxrec import cli, data
+from jaxrec import cli, data, explore
 from jaxrec.data import Interactions
 from jaxrec.presets import PRESETS
 
@@ -60,6 +60,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 LIBRARY, TESTS, SPARSE = (str(Path(module).resolve().parent) for module in (jaxrec.__file__, __file__, sparse.__file__))
 FULL = (jax.lax.Precision.HIGHEST,) * 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def grids_are_coarse() -> Iterator[None]:
+    """The grid behind a page's sliders has 81 points, and not 256, which take seconds for each run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explore, "SCORES", 0)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -76,7 +76,7 @@ def test_a_traced_strength_of_zero_leaves_every_score(
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_grid_of_strengths_is_one_vmapped_call(name: str, tables: Tables, ledger: ledgers.GradientLedger) -> None:
     grid = jnp.array([0.3, 0.9])
-    many = jax.vmap(lambda s: adj.fold_bias(FAMILIES[name](s)(tables, ledger)))(grid)
+    many = jax.jit(jax.vmap(lambda s: adj.fold_bias(FAMILIES[name](s)(tables, ledger))))(grid)
     for n, strength in enumerate(grid.tolist()):
         one = adj.fold_bias(FAMILIES[name](strength)(tables, ledger))
         np.testing.assert_allclose(many.user[n], one.user, rtol=1e-5, atol=1e-6)
@@ -368,5 +368,5 @@ def test_gradients_by_the_tables_are_finite_where_rows_are_zero(
         folded = adj.fold_bias(FAMILIES[name](0.5)(Tables(user, item), ledger))
         return jnp.sum((folded.user @ folded.item.T) ** 2)
 
-    for gradient in jax.grad(total, argnums=(0, 1))(some.user, some.item):
+    for gradient in jax.jit(jax.grad(total, argnums=(0, 1)))(some.user, some.item):
         assert jnp.isfinite(gradient).all()

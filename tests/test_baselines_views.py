@@ -58,9 +58,16 @@ def unit(x: Any) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def check_gradient(objective: RowObjective, slow: Callable[..., float], rows: ScoredRows, *, step: float) -> None:
-    """jax.grad of the sum, at some entries, against central differences of the slow loss (the user's roles summed)."""
-    found = jax.grad(lambda r: jnp.sum(objective(r, batch_of(), EPOCH)))(rows)
+def check_gradient(objective: RowObjective, slow: Callable[..., float], rows: ScoredRows, *, step: float) -> jax.Array:
+    """The losses; jax.grad of their sum is checked, at some entries, against central differences of the slow loss (the
+    user's roles summed)."""
+    batch = batch_of()
+
+    def total(rows: ScoredRows) -> tuple[jax.Array, jax.Array]:
+        losses = objective(rows, batch, EPOCH)
+        return jnp.sum(losses), losses
+
+    (_, losses), found = jax.jit(jax.value_and_grad(total, has_aux=True))(rows)
     summed = [np.asarray(found.pull + found.push), np.asarray(found.positive), np.asarray(found.negative)]
     values = [np.asarray(x, np.float64) for x in (rows.pull, rows.positive, rows.negative)]
     rng = np.random.default_rng(1)
@@ -72,6 +79,7 @@ def check_gradient(objective: RowObjective, slow: Callable[..., float], rows: Sc
             moved[1][part][at] -= step
             wanted = (slow(*moved[0]) - slow(*moved[1])) / (2 * step)
             np.testing.assert_allclose(gradient[at], wanted, rtol=5e-3, atol=1e-3)
+    return losses
 
 
 def one_step(step: Step, params: Any, batch: Batch) -> tuple[Any, float]:
@@ -133,8 +141,8 @@ def test_invcf_is_its_formula_with_its_gradients() -> None:
     rows = rows_of(2 * D, halves=True)
     loss = invcf.objective(temperature=0.3, popularity=0.4, disentangle=0.7, invariance=0.6)
     values = [np.asarray(x, np.float64) for x in (rows.pull, rows.positive, rows.negative)]
-    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow_invcf(*values, WEIGHTS, 0.3), rtol=1e-4)
-    check_gradient(loss, lambda *v: float(slow_invcf(*v, WEIGHTS, 0.3).sum()), rows, step=1e-4)
+    losses = check_gradient(loss, lambda *v: float(slow_invcf(*v, WEIGHTS, 0.3).sum()), rows, step=1e-4)
+    np.testing.assert_allclose(losses, slow_invcf(*values, WEIGHTS, 0.3), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["popularity", "disentangle", "invariance"])
@@ -251,8 +259,8 @@ def test_paac_is_its_formula_with_its_gradients(given: dict[str, float]) -> None
             values[part][b] = values[part][np.flatnonzero(np.asarray(ids) == i)[0]]
     rows = ScoredRows(*(jnp.asarray(values[n], jnp.float32) for n in (0, 0, 1, 2)))
     slow = lambda *v: slow_paac(*v, tau=0.5, **given)  # noqa: E731
-    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow(*values), rtol=1e-4)
-    check_gradient(loss, lambda *v: float(slow(*v).sum()), rows, step=1e-4)
+    losses = check_gradient(loss, lambda *v: float(slow(*v).sum()), rows, step=1e-4)
+    np.testing.assert_allclose(losses, slow(*values), rtol=1e-4)
 
 
 @pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
@@ -342,6 +350,7 @@ def test_dap_on_mf_is_mf() -> None:
     params = method.model.init(jax.random.key(0))
     found = method.rank(params)
     assert isinstance(found, Tables)
+    np.testing.assert_array_equal(found.user, params["user"])
     np.testing.assert_array_equal(found.item, params["item"])
 
 
@@ -401,8 +410,8 @@ def test_ppac_where_no_two_users_share_an_item_has_only_global_popularity() -> N
 def test_ppac_is_its_formula_with_its_gradients(weight: float) -> None:
     rows, loss = rows_of(2 * D + 1), ppac.objective(ppac.popularity(TRAIN, neighbours=4), weight=weight)
     values = [np.asarray(x, np.float64) for x in (rows.pull, rows.positive, rows.negative)]
-    np.testing.assert_allclose(loss(rows, batch_of(), EPOCH), slow_ppac(*values, weight, 4), rtol=1e-4)
-    check_gradient(loss, lambda *v: float(slow_ppac(*v, weight, 4).sum()), rows, step=1e-4)
+    losses = check_gradient(loss, lambda *v: float(slow_ppac(*v, weight, 4).sum()), rows, step=1e-4)
+    np.testing.assert_allclose(losses, slow_ppac(*values, weight, 4), rtol=1e-4)
 
 
 @pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
@@ -457,8 +466,11 @@ def test_the_networks_of_ppac_see_rows_before_they_are_propagated() -> None:
 # all of them
 
 
-@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
-@pytest.mark.parametrize("name", ALL)
+# Without dap on mf, which is mf.
+FITS = [(name, backbone) for name in ALL for backbone in ("mf", "lightgcn") if (name, backbone) != ("dap", "mf")]
+
+
+@pytest.mark.parametrize(("name", "backbone"), FITS)
 def test_a_short_fit_lowers_the_loss_and_ranks_better_than_at_random(name: str, backbone: Backbone) -> None:
     train, test = testing.two_groups()
     # So few items want weights far below those for large data, where a batch seldom has a user twice.

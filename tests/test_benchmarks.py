@@ -189,6 +189,7 @@ def test_what_there_is_is_kept_after_each_case(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     monkeypatch.setattr(suite, "CASES", {"first": Case(first, "first"), "second": Case(cut_off, "second")})
+    monkeypatch.setattr(compare, "_limits", lambda: ({}, None))
     out = tmp_path / "out.json"
     with pytest.raises(KeyboardInterrupt):
         compare.main(only=("first", "second"), data=TINY, out=out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,10 +17,21 @@ from scipy import stats
 from experiments import contest, contest_tables, contestants, equal, kept, tables
 from experiments.contest import NDCG, Candidate, Contest, choose, front
 from jaxrec import baselines, frozen, ledger, models, rank
-from jaxrec.data import Split, registry, splits
+from jaxrec.data import Dataset, Split, registry, splits, synthetic
 from jaxrec.types import Scorer
 
 pytest.importorskip("optuna")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def studies_are_small() -> Iterator[None]:
+    """`synthetic` is a small world, DDC takes few steps, and programs stay compiled from one method to the next."""
+    world = Dataset("synthetic", synthetic(seed=0, num_users=240, num_items=150).split)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contest.registry, "load", {"synthetic": world}.__getitem__)
+        patch.setattr(contestants.ddc, "fit", functools.partial(contestants.ddc.fit, steps=20))
+        patch.setattr(contest.jax, "clear_caches", lambda: None)
+        yield
 
 
 def candidate(natural: float, unbiased: float) -> Candidate:
@@ -97,9 +109,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple:
         "synthetic", methods=("bpr", "softmax", "macr", "popular", "spectral"), seeds=(0, 1), trials=2, points=8,
         epochs=2, evaluate_every=1,
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contestants.ddc, "fit", functools.partial(contestants.ddc.fit, steps=20))
-        contest.run(job, folder / "results", folder / "runs")
+    contest.run(job, folder / "results", folder / "runs")
     return job, folder
 
 
@@ -254,7 +264,8 @@ def test_rows_of_another_choice_are_refused_and_made_again(small: tuple) -> None
     assert path.read_text(encoding="utf-8") == before
 
 
-def test_bases_are_tuned_first_whatever_is_asked_for(tmp_path: Path) -> None:
+def test_bases_are_tuned_first_whatever_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contest, "_try_arms", lambda *given: {})
     job = Contest(
         "synthetic", methods=("bpr", "popular"), seeds=(0,), trials=1, points=4, epochs=1, evaluate_every=1
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -19,13 +20,14 @@ from jaxrec.metrics.popularity import recommendation_counts
 from jaxrec.report import figures, words
 
 
+@functools.cache
 def problem() -> tuple[select.Problem, data.Split]:
     """Tables at random and a ledger in which popular items have larger gradients."""
     split = data.carve(random_interactions(3, users=80, items=50, density=0.3), seed=0)
-    model = models.mf(80, 50, 6, scale=1.0)
-    ledger = ledgers.init(80, 50, 6)
+    model = models.mf(80, 50, 8, scale=1.0)
+    ledger = ledgers.init(80, 50, 8)
     size = jax.numpy.asarray(split.train.item_counts + 1.0, jax.numpy.float32)
-    pull = ledger.items.pull._replace(size=size, vector=jax.random.normal(jax.random.key(2), (50, 6)))
+    pull = ledger.items.pull._replace(size=size, vector=jax.random.normal(jax.random.key(2), (50, 8)))
     ledger = ledger._replace(items=ledger.items._replace(pull=pull))
     tables = models.embed(model, model.init(jax.random.key(0)))
     return select.prepare(tables, ledger, split.train, split.valid, k=10), split
@@ -64,6 +66,20 @@ def test_the_lists_of_the_grid_are_the_rankings() -> None:
     assert liked == set(np.concatenate(held).tolist())
     assert found["users"] == 30
     json.dumps(found, allow_nan=False)
+
+
+def test_a_grid_has_the_points_that_its_users_and_items_leave_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    posed, split = problem()
+
+    def levels(*given: object, most: int, **options: object) -> object:
+        raise LookupError(f"{most} points")
+
+    monkeypatch.setattr(explore, "levels", levels)
+    arm = select.arms(posed.tables, posed.ledger, split.train)["adjusted"]
+    for scores, points in ((0, 81), (100 * 30 * 50, 100), (300 * 30 * 50, 256)):
+        monkeypatch.setattr(explore, "SCORES", scores)
+        with pytest.raises(LookupError, match=f"^{points} points$"):
+            explore.grid(posed, arm, split.train, selected={}, users=30)
 
 
 def test_levels_hold_zero_and_what_was_selected() -> None:

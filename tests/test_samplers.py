@@ -13,13 +13,14 @@ from scipy import stats
 
 from jaxrec import samplers
 from jaxrec.data import Interactions
+from jaxrec.types import Batch
 
 KEY = jax.random.key(7)
 
 
 @given(st.integers(1, 400), st.integers(0, 2**31))
 def test_permuted_visits_everything_once(size: int, seed: int) -> None:
-    found = samplers.permuted(jax.random.key(seed), jnp.arange(size), size)
+    found = np.asarray(samplers.permuted(jax.random.key(seed), jnp.arange(400) % size, size))[:size]  # one shape
     assert sorted(found.tolist()) == list(range(size))
 
 
@@ -43,6 +44,13 @@ def test_alias_table_holds_the_distribution(weights: list[float]) -> None:
 def test_alias_table_refuses_what_is_no_distribution(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="finite numbers >= 0"):
         samplers.alias_table(np.array(weights))
+
+
+def first_batches(sampler: samplers.Sampler, number: int) -> Batch:
+    """The first batch of so many keys, 0 and on, one after the other along a leading axis."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(number))
+    found = jax.jit(lambda keys: jax.lax.map(lambda key: sampler.draw(sampler.data, key, jnp.int32(0)), keys))(keys)
+    return jax.tree.map(np.asarray, found)
 
 
 def epoch(sampler: samplers.Sampler) -> list:
@@ -76,16 +84,15 @@ def test_rows_that_share_a_user_are_drawn_as_often_as_rows_that_do_not(interacti
     assert large.batch_size % 8 == 0
     assert 0 <= large.num_batches * large.batch_size - len(interactions) < 8 * large.num_batches
     sampler = samplers.sampler(interactions, batch_size=64, **options)  # type: ignore[arg-type]
-    draw = jax.jit(sampler.draw)
-    batches = [draw(sampler.data, jax.random.key(seed), jnp.int32(0)) for seed in range(2000)]
-    assert {b.users.shape for b in batches} == {(sampler.batch_size // 8,)}
-    users = np.concatenate([np.asarray(b.by_row().users, np.int64) for b in batches]) * interactions.num_items
-    pairs = users + np.concatenate([np.asarray(b.positives) for b in batches])
-    negatives = users + np.concatenate([np.asarray(b.negatives)[:, 0] for b in batches])
-    assert not set(negatives) & set(interactions.keys.tolist())
+    drawn = first_batches(sampler, 2000)
+    assert drawn.users.shape == (2000, sampler.batch_size // 8)
+    users = np.repeat(drawn.users, 8, axis=1).astype(np.int64) * interactions.num_items
+    pairs = users + drawn.positives
+    negatives = users + drawn.negatives[..., 0]
+    assert not set(negatives.ravel()) & set(interactions.keys.tolist())
     keys, seen = np.unique(pairs, return_counts=True)
     np.testing.assert_array_equal(keys, np.sort(interactions.keys))
-    runs = np.bincount(np.concatenate([np.asarray(b.users) for b in batches]))
+    runs = np.bincount(drawn.users.ravel())
     share = interactions.user_counts / len(interactions) if by == "interaction" else 1 / interactions.num_users
     assert stats.chisquare(runs, runs.sum() * np.broadcast_to(share, runs.shape)).pvalue > 1e-3
     each = np.repeat(8 * runs / interactions.user_counts, interactions.user_counts)  # keys are ordered by user
@@ -153,12 +160,10 @@ def test_in_batch_log_q_tells_how_often_each_item_is_drawn(
     by: str, rows_per_user: int, interactions: Interactions
 ) -> None:
     sampler = samplers.sampler(interactions, batch_size=64, in_batch=True, by=by, rows_per_user=rows_per_user)  # type: ignore[arg-type]
-    draw = jax.jit(sampler.draw)
-    drawn, told = np.zeros(interactions.num_items), np.zeros(interactions.num_items)
-    for seed in range(2000):
-        batch = draw(sampler.data, jax.random.key(seed), jnp.int32(0))
-        drawn += np.bincount(batch.negatives, minlength=interactions.num_items) / 2000
-        told[np.asarray(batch.negatives)] = np.exp(np.asarray(batch.log_q))
+    batches = first_batches(sampler, 2000)
+    drawn = np.bincount(batches.negatives.ravel(), minlength=interactions.num_items) / 2000
+    told = np.zeros(interactions.num_items)
+    told[batches.negatives] = np.exp(np.asarray(batches.log_q))
     assert told.sum() == pytest.approx(sampler.batch_size, rel=1e-4)
     np.testing.assert_allclose(drawn, told, rtol=0.1)
 

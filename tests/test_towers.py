@@ -42,8 +42,8 @@ SMALL = Settings(
 def random_params(model: Model, seed: int = 1) -> Params:
     """Parameters of size 1 everywhere, biases included, so that none can hide."""
     leaves, tree = jax.tree.flatten(model.init(jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return tree.unflatten([0.7 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    rng = np.random.default_rng(seed)
+    return tree.unflatten([jnp.asarray(0.7 * rng.normal(size=x.shape), jnp.float32) for x in leaves])
 
 
 def starting(step: Step, params: Params) -> TrainState:
@@ -167,7 +167,7 @@ def check_sgd(
     rate = 0.1
     step = make_step(model, loss, optax.sgd(rate), l2=l2, **options)
     state = starting(step, random_params(model))
-    wanted = jax.jit(jax.grad(plain))(state.params)
+    value, wanted = jax.jit(jax.value_and_grad(plain))(state.params)
     after, info = jax.jit(step.update)(state, batch)
     moved = jax.tree.map(lambda a, b: (a - b) / rate, state.params, after.params)
     for (path, found), (_, asked) in zip(*map(jax.tree.leaves_with_path, (moved, wanted)), strict=True):
@@ -175,7 +175,7 @@ def check_sgd(
         assert path[-1].key == "bias" or float(jnp.max(jnp.abs(asked))) > 0, path
         np.testing.assert_allclose(found, asked, rtol=1e-3, atol=2e-5 * max(1, float(jnp.max(jnp.abs(asked)))))
     if not l2 and not options:
-        np.testing.assert_allclose(info.loss * B, plain(state.params), rtol=1e-4)
+        np.testing.assert_allclose(info.loss * B, value, rtol=1e-4)
 
 
 def penalty(params: Params, batch: Batch, l2: float) -> Array:
@@ -183,9 +183,12 @@ def penalty(params: Params, batch: Batch, l2: float) -> Array:
     return l2 / 2 * sum(jnp.sum(x**2) for x in rows)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("objective", ["bce", "logq"])
-@pytest.mark.parametrize(("normalised", "l2"), [(False, 0.0), (True, 0.3)])
+SGD_CASES = [  # all pairs of their values
+    ("bce", False, False, 0.0), ("logq", True, False, 0.0), ("bce", True, True, 0.3), ("logq", False, True, 0.3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("objective", "shared", "normalised", "l2"), SGD_CASES)
 def test_a_step_on_two_towers_follows_the_gradient_of_the_whole_loss(
     objective: str, shared: bool, normalised: bool, l2: float
 ) -> None:
@@ -219,9 +222,7 @@ def whole_neumf(
     return jnp.sum(found if weight is None else found * weight[batch.positives])
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("objective", ["bce", "logq"])
-@pytest.mark.parametrize(("normalised", "l2"), [(False, 0.0), (True, 0.3)])
+@pytest.mark.parametrize(("objective", "shared", "normalised", "l2"), SGD_CASES)
 def test_a_step_on_neumf_follows_the_gradient_of_the_whole_loss(
     objective: str, shared: bool, normalised: bool, l2: float
 ) -> None:
@@ -309,9 +310,9 @@ def test_the_ledger_identity_holds_for_neumf() -> None:
     step = make_step(models.neumf(30, 20, 8, scale=1.0), objectives.bce(), optax.sgd(rate))
     first = step.init(jax.random.key(0))
     last = first
-    update = jax.jit(step.update)
+    draw, update = jax.jit(sampler.draw), jax.jit(step.update)
     for i in range(30):
-        last, _ = update(last, sampler.draw(sampler.data, jax.random.key(0), jnp.int32(i)))
+        last, _ = update(last, draw(sampler.data, jax.random.key(0), jnp.int32(i)))
     assert last.ledger is not None
     assert testing.identity_error(first.params, last.params, last.ledger, rate) < 1e-4
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), first.params["network"], last.params["network"])
@@ -392,7 +393,8 @@ def test_state_is_a_fixed_point_and_traces_once(model: Model) -> None:
     sampler = samplers.sampler(TRAIN, batch_size=8, num_negatives=2)
     step = make_step(model, objectives.bpr(), optax.adam(0.01), l2=1e-4)
     state = step.init(jax.random.key(0))
-    batches = [sampler.draw(sampler.data, jax.random.key(0), jnp.int32(i)) for i in range(3)]
+    draw = jax.jit(sampler.draw)
+    batches = [draw(sampler.data, jax.random.key(0), jnp.int32(i)) for i in range(3)]
     testing.check_fixed_point(step, state, batches[0])
     testing.check_one_trace(step, state, batches)
 
@@ -446,11 +448,12 @@ def test_an_offset_by_gradient_size_moves_lists_of_neumf_to_the_tail() -> None:
     assert shown[1]["ndcg@20"] > shown[0]["ndcg@20"]
 
 
-def test_a_run_on_two_towers_is_the_same_run(tmp_path: Path) -> None:
-    found = pipeline.train("synthetic", SMALL, tmp_path / "run")
+def test_a_run_on_two_towers_is_the_same_run(folder: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, width=8, batch_size=256)
+    found = pipeline.train(str(folder), settings, tmp_path / "run")
     assert found["settings"]["backbone"] == "two-tower"
-    assert set(found["tests"]["natural"]) == {"plain", "adjusted", "count_control", "tten"}
-    assert found["tests"]["natural"]["plain"]["ndcg@20"] > 0.1
+    (test,) = found["tests"].values()
+    assert set(test) == {"plain", "adjusted", "count_control", "tten"}
 
 
 def test_neumf_is_refused_before_a_run_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

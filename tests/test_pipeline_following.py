@@ -200,16 +200,16 @@ def test_options_go_before_the_file_and_the_file_before_the_preset(
     few = {"width": 4, "epochs": 1, "budget": 1, "batch_size": 512, "patience": None, "learning_rate": 1}
     (tmp_path / "s.json").write_text(json.dumps({"preset": "paper-mf", "settings": few}))
     out = tmp_path / "run"
-    options = ["--out", str(out), "--width", "6", "--track", "tensorboard"]
+    options = ["--out", str(out), "--width", "8", "--track", "tensorboard"]
     assert cli.main(["train", str(folder), "--settings", str(tmp_path / "s.json"), *options]) == 0
     assert list((out / "tensorboard" / "carved").glob("events*"))
     found, shown = runs.read_metrics(out), capsys.readouterr().out
     assert found["model"] == "paper-mf"
     assert found["settings"] == dataclasses.asdict(
-        dataclasses.replace(presets.PAPER_MF, **{**few, "width": 6, "learning_rate": 1.0})
+        dataclasses.replace(presets.PAPER_MF, **{**few, "width": 8, "learning_rate": 1.0})
     )
     assert shown.startswith(f"data {folder}, seed 0, out {out}, preset paper-mf\n")
-    for words in ("objective=bpr", "width=6 (not 64)", "patience=None (not 3)"):
+    for words in ("objective=bpr", "width=8 (not 64)", "patience=None (not 3)"):
         assert words in " ".join(shown.split())
     for source in ("settings.json", "metrics.json"):  # what a run leaves can be given to another one
         assert presets.read_settings(out / source)[0] == found["settings"]
@@ -227,13 +227,13 @@ def test_unknown_options_name_the_nearest(tmp_path: Path, capsys: pytest.Capture
         assert "--learning-rate" in "".join(capsys.readouterr())
 
 
-TINY = dataclasses.replace(SMALL, epochs=2, evaluate_every=1, width=4)
+TINY = dataclasses.replace(SMALL, epochs=2, evaluate_every=1)
 
 
 def test_tuning_writes_the_best_settings_for_training(folder: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "study"
     search = ["--trials", "3", "--search", "learning_rate", "l2"]
-    small = ["--width", "4", "--epochs", "2", "--evaluate-every", "1", "--negatives", "16", "--batch-size", "256"]
+    small = ["--width", "8", "--epochs", "2", "--evaluate-every", "1", "--negatives", "16", "--batch-size", "256"]
     small += ["--budget", "1"]
     assert cli.main(["tune", str(folder), "--out", str(out), *search, *small]) == 0
     shown = capsys.readouterr().out
@@ -245,7 +245,7 @@ def test_tuning_writes_the_best_settings_for_training(folder: Path, tmp_path: Pa
     assert [row["trial"] for row in rows] == [0, 1, 2]
     assert rows[0]["learning_rate"] == presets.SOFTMAX_MF.learning_rate  # the preset's own come first
     assert best["value"] == max(row["value"] for row in rows if row["state"] == "complete")
-    assert best["settings"]["width"] == 4
+    assert best["settings"]["width"] == 8
     preset, settings = configure.defaults(["--settings", str(out / "best.json")])
     assert (preset, dataclasses.asdict(settings)) == (best["preset"], best["settings"])
 
