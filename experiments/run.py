@@ -48,8 +48,8 @@ class Job:
 LARGE: dict[str, Any] = {"seeds": (0, 1, 2), "select_once": True, "changes": {"select_users": 12288, "budget": 192}}
 
 # On LightGCN, where a step costs several times as much: the bases, and the methods that it is usually compared with.
-ON_GRAPHS: tuple[str, ...] = ("bpr", "bpr-unit-users", "softmax", "ips-cnsr", "macr", "dice", "pd", "pda", "ssm")
-ON_GRAPHS += ("logq", "adap_tau", "bc_loss", "popgo", "dap")
+ON_GRAPHS: tuple[str, ...] = ("bpr", "softmax", "ips-cnsr", "macr", "dice", "pd", "pda", "ssm", "logq", "adap_tau")
+ON_GRAPHS += ("bc_loss", "popgo", "dap")
 
 # InvCF and PAAC compare the rows of a batch with each other, which takes many times as long as the others' steps; they
 # take part on the smallest sets.
