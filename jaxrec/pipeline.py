@@ -141,7 +141,7 @@ def train(
             _want_possible(settings, dataset.split.train, seed)
             build(settings, dataset.split.train)
             decided = _read_choice(Path(selected), dataset, settings)
-        named = dataset.name if isinstance(data, Dataset) else data
+        named = dataset.name if isinstance(data, Dataset) else str(data)
         started = {"data": named, "preset": preset, "seed": seed, "settings": asdict(settings)}
         if resume and (out / "settings.json").exists():
             _want_same(out / "settings.json", started)

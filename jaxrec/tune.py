@@ -116,7 +116,7 @@ def tune(
     searched = _searched(base, search)
     dataset = registry.load(data)
     split = dataset.split
-    named = dataset.name if isinstance(data, Dataset) else data
+    named = dataset.name if isinstance(data, Dataset) else str(data)
     plan = {"data": named, "preset": preset, "seed": seed, "base": dataclasses.asdict(base), "space": _plain(searched)}
     plan["fingerprint"] = split.train.fingerprint  # of all that validation parts are carved from
     carved = pipeline.carve(base, dataclasses.replace(split, tests={}), seed=seed)  # tuning has no tests to look at

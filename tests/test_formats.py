@@ -47,6 +47,25 @@ def test_every_table_format_reads_the_same(name: str, zipped: bool, tmp_path: Pa
     assert len(formats.read(path, threshold=3)) == 2
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_a_quote_that_is_not_closed_takes_no_lines_with_it(end: str, tmp_path: Path) -> None:
+    lines = ["user,item,comment", 'a,1,"two', 'lines"', 'b,2,"said ""so"""', "", "c,3,5\" pipe"]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + end)
+    assert len(formats.read(tmp_path / "a.csv")) == 3
+    (tmp_path / "a.csv").write_text("\n".join([*lines, 'd,4,"great', "e,5,", "f,6,x"]) + end)
+    with pytest.raises(DataError, match=r"a\.csv:7: a quote that opens here is not closed"):
+        formats.read(tmp_path / "a.csv")
+    (tmp_path / "b.tsv").write_text('user\titem\na\t"1\nb\t2' + end)  # tabs know no quotes
+    assert formats.read(tmp_path / "b.tsv").item_ids.tolist() == ['"1', "2"]
+
+
+def test_a_threshold_keeps_the_same_pairs_of_a_file_written_again(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,item,rating\na,1,4.2\nb,2,4.1\nc,3,4.6\n")
+    data.write(tmp_path / "again.parquet", formats.read(tmp_path / "a.csv"))
+    for name in ("a.csv", "again.parquet"):
+        assert formats.read(tmp_path / name, threshold=4.2).user_ids.tolist() == ["a", "c"]
+
+
 def test_lines_keep_their_row_numbers(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("0 1 3\n2\n1 0\n")
     (tmp_path / "test.txt").write_text("0 4\n")

@@ -231,7 +231,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     """A folder with a file of 9 items and a run on it, and what the run found."""
     path = tmp_path_factory.mktemp("few")
     data.write(path / "few.csv", random_interactions(3, users=60, items=9, density=0.3))
-    return path, pipeline.train(str(path / "few.csv"), FEW, path / "run")
+    return path, pipeline.train(path / "few.csv", FEW, path / "run")
 
 
 def test_any_cut_off_may_be_selected_at(few: tuple[Path, dict[str, Any]]) -> None:

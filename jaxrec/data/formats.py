@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from os import PathLike
@@ -121,15 +122,20 @@ def _split(path: StrPath, separator: str, *, quotes: bool) -> Iterator[tuple[int
             if line.strip():
                 yield number, line.strip().split(separator)
         return
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    )
+    # A blank line at the end, which is one by itself unless a quote is open there and takes it in.
+    lines = itertools.chain(io.StringIO(text, newline=""), [""])
+    reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
+    last, began, ended = None, 0, 0
     try:
         for fields in reader:
-            if fields:
-                yield reader.line_num, fields
+            if last is not None:
+                yield last
+            last = (reader.line_num, fields) if fields else None
+            began, ended = ended + 1, reader.line_num
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error}") from None
+    if last is not None:
+        raise DataError(f"{path}:{began}: a quote that opens here is not closed before the end of the file; close it")
 
 
 def _columns(

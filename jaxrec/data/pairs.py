@@ -270,7 +270,8 @@ def seconds(times: Any) -> np.ndarray:
 def _reaches(ratings: np.ndarray | None, threshold: float, source: str) -> np.ndarray:
     if ratings is None:
         raise DataError(f"{source}: a threshold ({threshold:g}) needs a rating column, and there is none")
-    keep = ratings >= threshold
+    with np.errstate(over="ignore"):  # as ratings are kept, so that a file written again has the same pairs
+        keep = ratings.astype(np.float32) >= np.float32(threshold)
     if not keep.any():
         highest = f"the highest is {ratings.max():g}"
         raise DataError(f"{source}: no rating reaches the threshold {threshold:g}; {highest}")
