@@ -62,10 +62,20 @@ def slowly(x: Any) -> list[np.ndarray]:
     return [np.asarray(part, np.float64) for part in x]
 
 
-def check_gradient(objective: RowObjective, slow: Callable[[list[np.ndarray]], float], rows: ScoredRows) -> jax.Array:
+def check_gradient(
+    objective: RowObjective,
+    slow: Callable[[list[np.ndarray]], float],
+    rows: ScoredRows,
+    batch: Batch | None = None,
+    *,
+    step: float = 1e-5,
+    entries: int = 6,
+    rtol: float = 2e-3,
+    atol: float = 2e-4,
+) -> jax.Array:
     """The losses; jax.grad of their sum is checked, at a few entries, against central differences of the slow loss (the
     user's roles summed)."""
-    batch = batch_of()
+    batch = batch_of() if batch is None else batch
 
     def total(rows: ScoredRows) -> tuple[jax.Array, jax.Array]:
         losses = objective(rows, batch, EPOCH)
@@ -73,16 +83,16 @@ def check_gradient(objective: RowObjective, slow: Callable[[list[np.ndarray]], f
 
     (_, losses), found = jax.jit(jax.value_and_grad(total, has_aux=True))(rows)
     summed = [np.asarray(found.pull + found.push), np.asarray(found.positive), np.asarray(found.negative)]
-    values, step = slowly((rows.pull, rows.positive, rows.negative)), 1e-5
+    values = slowly((rows.pull, rows.positive, rows.negative))
     rng = np.random.default_rng(1)
     for part, gradient in enumerate(summed):
-        for _ in range(6):
+        for _ in range(entries):
             at = tuple(rng.integers(0, n) for n in gradient.shape)
             moved = [[x.copy() for x in values] for _ in range(2)]
             moved[0][part][at] += step
             moved[1][part][at] -= step
             wanted = (slow(moved[0]) - slow(moved[1])) / (2 * step)
-            np.testing.assert_allclose(gradient[at], wanted, rtol=2e-3, atol=2e-4)
+            np.testing.assert_allclose(gradient[at], wanted, rtol=rtol, atol=atol)
     return losses
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_baselines_tier1
 from conftest import random_interactions
 
 from jaxrec import baselines, metrics, models, objectives, presets, testing
@@ -59,27 +60,9 @@ def unit(x: Any) -> np.ndarray:
 
 
 def check_gradient(objective: RowObjective, slow: Callable[..., float], rows: ScoredRows, *, step: float) -> jax.Array:
-    """The losses; jax.grad of their sum is checked, at some entries, against central differences of the slow loss (the
-    user's roles summed)."""
-    batch = batch_of()
-
-    def total(rows: ScoredRows) -> tuple[jax.Array, jax.Array]:
-        losses = objective(rows, batch, EPOCH)
-        return jnp.sum(losses), losses
-
-    (_, losses), found = jax.jit(jax.value_and_grad(total, has_aux=True))(rows)
-    summed = [np.asarray(found.pull + found.push), np.asarray(found.positive), np.asarray(found.negative)]
-    values = [np.asarray(x, np.float64) for x in (rows.pull, rows.positive, rows.negative)]
-    rng = np.random.default_rng(1)
-    for part, gradient in enumerate(summed):
-        for _ in range(8):
-            at = tuple(rng.integers(0, n) for n in gradient.shape)
-            moved = [[x.copy() for x in values] for _ in range(2)]
-            moved[0][part][at] += step
-            moved[1][part][at] -= step
-            wanted = (slow(*moved[0]) - slow(*moved[1])) / (2 * step)
-            np.testing.assert_allclose(gradient[at], wanted, rtol=5e-3, atol=1e-3)
-    return losses
+    """That of the first tier, on the batches here, by larger steps."""
+    at = {"step": step, "entries": 8, "rtol": 5e-3, "atol": 1e-3}
+    return test_baselines_tier1.check_gradient(objective, lambda v: slow(*v), rows, batch_of(), **at)  # type: ignore[arg-type]
 
 
 def one_step(step: Step, params: Any, batch: Batch) -> tuple[Any, float]:
