@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +78,10 @@ def steps(folder: Path | str) -> list[int]:
     return sorted(int(number) for number in found if number.isdecimal())
 
 
-def restore(folder: Path | str, like: Any) -> Restored:
+def restore(folder: Path | str, like: Any, *, check: Callable[[dict[str, Any]], None] | None = None) -> Restored:
     """The newest undamaged checkpoint, as a tree with the structure, shapes and dtypes of `like`.
+
+    check: called with the `meta` saved beside it, before its arrays are looked at, to refuse it for a better reason.
 
     Raises CheckpointError where there is none, or where it does not fit `like` (another model or optimiser).
     """
@@ -88,15 +90,17 @@ def restore(folder: Path | str, like: Any) -> Restored:
         path = folder / f"{PREFIX}{step:08d}"
         problem = _damage(path)
         if problem is None:
-            return _read(path, step, like)
+            return _read(path, step, like, check)
         warnings.warn(f"{path} is damaged ({problem}); using the one before it", CheckpointWarning, stacklevel=2)
     raise CheckpointError(f"{folder} holds no usable checkpoint; start without resuming")
 
 
-def _read(path: Path, step: int, like: Any) -> Restored:
+def _read(path: Path, step: int, like: Any, check: Callable[[dict[str, Any]], None] | None) -> Restored:
     import orbax.checkpoint as ocp
 
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if check is not None:
+        check(manifest["meta"])
     named, structure = named_leaves(like)
     if manifest["names"] != sorted(named):
         extra = sorted(set(manifest["names"]) ^ set(named))

@@ -62,10 +62,16 @@ def _run(data: str, settings: Settings, out: Path, *, preset: str, seed: int, **
     configure.announce(settings, preset, data=data, seed=seed, out=out)
     found = pipeline.train(data, settings, out, preset=preset, seed=seed, progress=sys.stderr.isatty(), **more)
     page = write_report(out)
-    _print_tests(found["tests"])
+    _print_tests(found["tests"], found["settings"]["k"])
     chosen = ", ".join(f"{name} {value:.3g}" for name, value in found["selected"].items())
     print(f"strengths selected on validation: {chosen}")
+    _print_notes(found["notes"])
     print(f"{sum(found['seconds'].values()):.0f} s; numbers in {out / 'metrics.json'}, figures in {page}")
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _tune(argv: Sequence[str]) -> None:
@@ -74,7 +80,7 @@ def _tune(argv: Sequence[str]) -> None:
     tune(argv)
 
 
-def _print_tests(tests: dict[str, dict[str, dict[str, float]]], k: int = 20) -> None:
+def _print_tests(tests: dict[str, dict[str, dict[str, float]]], k: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -168,8 +174,7 @@ def data_describe(data: tyro.conf.Positional[str]) -> None:
     low, middle, high = np.quantile(counts, [0.25, 0.5, 0.75])
     print(f"popularity quartiles {low:.0f}, {middle:.0f}, {high:.0f}, largest {counts.max()}; ", end="")
     print(f"{100 * (1 - tail_items(counts).mean()):.1f} % of the items hold 80 % of the interactions")
-    for note in split.notes:
-        print(f"note: {note}")
+    _print_notes(split.notes)
 
 
 def data_fetch(data: tyro.conf.Positional[str]) -> None:
@@ -225,8 +230,7 @@ def data_convert(
     pairs = formats.as_held(to, pairs)
     data.write(to, pairs)
     print(f"{to}: {pairs!r}")
-    for note in pairs.notes:
-        print(f"note: {note}")
+    _print_notes(pairs.notes)
 
 
 def evaluate(run: tyro.conf.Positional[Path], adjust: str | None = None, k: tuple[int, ...] = ()) -> None:
@@ -277,7 +281,7 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
         for name, run in zip(run_names(runs), runs, strict=True):
             for test, arms in read_metrics(run).get("tests", {}).items():
                 tests.setdefault(test, {}).update({f"{name}: {arm}": values for arm, values in arms.items()})
-        _print_tests(tests)
+        _print_tests(tests, read_metrics(runs[0])["settings"]["k"])
         _print_pairs(paired(runs))
         pages.append(write_comparison(runs, out))
     for page in pages:

@@ -270,8 +270,16 @@ def appended(
 ) -> tuple[Tables, GradientLedger, Interactions]:
     """Tables, ledger and interactions with the users of `histories` appended, not corrected; as `for_new_users` says.
 
-    Biases that the tables have folded in are taken out of them first.
+    Biases that the tables have folded in are taken out of them first. DataError where both know the items' ids, and
+    they differ.
     """
+    numbers = np.arange(interactions.num_items)
+    named = all(not np.array_equal(data.item_ids, numbers) for data in (histories, interactions))
+    if named and not np.array_equal(histories.item_ids, interactions.item_ids):
+        raise DataError(
+            "histories must have the items of the interactions in their order, but the item ids differ; "
+            "`data.reindex(histories, histories.user_ids, interactions.item_ids)` moves them"
+        )
     known = without_folded(tables, ledger.items.pull.vector.shape[1])
     how = serve.calibrate_fold_in(known, interactions) if how is None else how
     more, joined = serve.with_new_users(known, ledger, histories, how=how, temperature=temperature)
@@ -381,7 +389,7 @@ def _validation(
         kept = leave_out(tables, interactions, carved.train) if how == "estimate" else tables
         # A copy, so that the caller sees that these are not the tables of all interactions.
         at_hand = kept._replace(user=jnp.array(kept.user))
-        return carved, at_hand, (*carved.notes, SEEN.format(how=HOW[how]))
+        return carved, at_hand, (*interactions.notes, *carved.notes, SEEN.format(how=HOW[how]))
     _want_interactions(valid, "valid")
     if not same_space(valid, interactions):
         raise DataError(
@@ -389,12 +397,13 @@ def _validation(
             "brings both to the model's ids"
         )
     also = contains(interactions, valid.keys)
-    notes = [f"valid: {int(also.sum()):,} of {len(valid):,} pairs are also in the interactions, and left out"]
     natural = valid.select(~also)
     if not len(natural):
         raise DataError("no validation pair is left that is not also in the interactions; give pairs held out of them")
     unbiased = uniform_part(natural, per_item, seed=seed)
-    notes = notes if also.any() else []
+    notes = [*interactions.notes, *(f"valid: {note}" for note in valid.notes)]
+    if also.any():
+        notes.append(f"valid: {int(also.sum()):,} of {len(valid):,} pairs are also in the interactions, and left out")
     notes.append(
         f"valid: natural {len(natural):,} pairs; unbiased {len(unbiased):,} of them, at most "
         f"{unbiased.item_counts.max()} an item, of {np.count_nonzero(unbiased.item_counts):,} items"

@@ -46,11 +46,22 @@ def read_matrix(path: StrPath, name: str, *, ids: bool = True) -> tuple[np.ndarr
             return np.loadtxt(path, np.float32, delimiter=separator, ndmin=2, encoding="utf-8-sig"), None
     except (DataError, MemoryError):
         raise
+    except ValueError as error:
+        if str(error).startswith("Object arrays"):
+            raise DataError(
+                f"{path}: it holds Python objects, as a pickle, which is never loaded; save ids as text with "
+                "numpy.save(file, ids.astype(str)), numbers with their own dtype"
+            ) from None
+        raise _damaged(path, error) from None
     except Exception as error:  # each of these readers has exceptions of its own for damaged files
-        raise DataError(
-            f"{path}: not a readable array of numbers ({error}); it may be cut off or of another format: write it again"
-        ) from None
+        raise _damaged(path, error) from None
     raise DataError(f"{path}: embeddings are read from .npy, .npz, .safetensors, .parquet, .csv, .tsv and .txt")
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: not a readable array of numbers ({error}); it may be cut off or of another format: write it again"
+    )
 
 
 def _named(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:

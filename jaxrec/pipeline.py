@@ -98,7 +98,7 @@ class _Choice(NamedTuple):
 
 
 def train(
-    data: str | Dataset,
+    data: str | Path | Dataset,
     settings: Settings,
     out: Path | str,
     *,
@@ -119,9 +119,9 @@ def train(
     from its last checkpoint. `trackers` get every epoch's row beside `history.jsonl`, and are closed at the end.
 
     Raises ValueError for a backbone without tables, for settings that contradict each other or that the data don't
-    allow, for data without tests or too small to carve, for a `selected` of other data or settings, and for a run of
-    another command to resume; FileExistsError for a finished run, checkpoints of an interrupted one, or other files of
-    the same names, without `resume`. Nothing is written then.
+    allow, for data without tests, with an empty one or too small to carve, for a `selected` of other data or settings,
+    and for a run of another command to resume; FileExistsError for a finished run, checkpoints of an interrupted one,
+    or other files of the same names, without `resume`. Nothing is written then.
     """
     with ExitStack() as stack:
         for tracker in trackers:
@@ -134,6 +134,9 @@ def train(
         dataset = registry.load(data)
         if not dataset.split.tests:
             raise ValueError(f"a run reports on tests, and {dataset.name} has none; `data.five_way` makes some")
+        for name, test in dataset.split.tests.items():
+            if not len(test):
+                raise ValueError(f"a run reports on tests, and {dataset.name}'s test {name} has no pair; leave it out")
         decided: Split | _Choice
         if selected is None:
             decided = carve(settings, dataset.split, seed=seed)
@@ -155,7 +158,7 @@ def train(
         return _run(job, _source(data), preset, decided)
 
 
-def _source(data: str | Dataset) -> dict[str, str]:
+def _source(data: str | Path | Dataset) -> dict[str, str]:
     """Where the data can be read again, for `metrics.json`; nothing of those that were handed over in memory."""
     if isinstance(data, Dataset):
         return {}

@@ -55,6 +55,21 @@ class OrderedDraw:
         return self.drawn(data, key, step, None)
 
 
+def want_rows(batch: Batch, num_users: int, num_items: int) -> None:
+    """ValueError for a batch that names a user or an item that there is not, which scatters drop without a word.
+
+    >>> want_rows(Batch(jnp.array([0]), jnp.array([3]), jnp.array([[1]])), 1, 3)
+    Traceback (most recent call last):
+        ...
+    ValueError: the sampler's positives must be in [0, 3), got 3
+    """
+    sides = (("users", batch.users, num_users), ("positives", batch.positives, num_items))
+    for name, ids, count in (*sides, ("negatives", batch.negatives, num_items)):
+        found = np.asarray(ids)
+        if (bad := found[(found < 0) | (found >= count)]).size:
+            raise ValueError(f"the sampler's {name} must be in [0, {count}), got {bad[0]}")
+
+
 def permuted(key: Array, positions: Array, size: int) -> Array:
     """Entries of a keyed pseudo-random permutation of 0 .. size-1, without building it.
 

@@ -147,7 +147,13 @@ def _interactions(histories: Histories, num_items: int) -> Interactions:
         if histories.num_items != num_items:
             raise ValueError(f"histories must be of the {num_items} items of the table, got {histories.num_items}")
         return histories
-    lists = [np.unique(np.asarray(h)) for h in histories]
+    given = [np.asarray(h) for h in histories]
+    if odd := [n for n, h in enumerate(given) if h.ndim != 1]:
+        raise ValueError(
+            f"histories must be a list of items for each user, but number {odd[0]} has shape {given[odd[0]].shape}; "
+            "one user's is [[item, item, ...]]"
+        )
+    lists = [np.unique(h) for h in given]
     for number, own in enumerate(lists):
         if len(own) and own.dtype.kind not in "iu":
             raise ValueError(f"items of a history must be whole numbers, but history {number} holds {own.dtype}")

@@ -12,6 +12,7 @@ import numpy as np
 from jaxrec import models, objectives, optim, samplers
 from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
+from jaxrec.samplers import Sampler
 from jaxrec.step import Observation, Step, TrainState, make_step
 from jaxrec.types import Batch
 
@@ -28,6 +29,25 @@ def check_one_trace(step: Step, state: TrainState, batches: list[Batch]) -> None
     update = jax.jit(chex.assert_max_traces(step.update, n=1))
     for batch in batches:
         state, _ = update(state, batch)
+
+
+def check_sampler(sampler: Sampler, num_users: int, num_items: int, *, epochs: int = 1) -> None:
+    """Every batch of an epoch has the first one's shapes and dtypes, and names no user or item that there is not.
+
+    AssertionError for the one, ValueError for the other.
+
+    >>> train, _ = two_groups()
+    >>> check_sampler(samplers.sampler(train, batch_size=32, num_negatives=3), train.num_users, train.num_items)
+    """
+    draw, first = jax.jit(sampler.draw), None
+    for epoch in range(epochs):
+        key = jax.random.fold_in(jax.random.key(0), epoch)
+        number = {"epoch": jnp.int32(epoch)} if sampler.by_epoch else {}
+        for i in range(sampler.num_batches):
+            batch = draw(sampler.data, key, jnp.int32(i), **number)
+            first = batch if first is None else first
+            chex.assert_trees_all_equal_shapes_and_dtypes(first, batch)
+            samplers.want_rows(batch, num_users, num_items)
 
 
 def identity_error(before: Any, after: Any, ledger: GradientLedger, rate: float) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxrec.brief import brief
 from jaxrec.rows import accelerated
-from jaxrec.samplers import OrderedDraw, Sampler
+from jaxrec.samplers import OrderedDraw, Sampler, want_rows
 from jaxrec.step import Info, Step, TrainState
 from jaxrec.types import Array, Batch
 
@@ -48,7 +48,8 @@ def make_epoch(step: Step, sampler: Sampler) -> Epoch:
 
     One step and one sampler are compiled once, however often they are given here or to `fit`, as `jax.jit` compiles a
     function once: a value that they read and that changes later wants a new step. ValueError for a sampler of more
-    users or items than the model has.
+    users or items than the model has; of one that does not tell its `rows` the first batch is looked at
+    (`testing.check_sampler` looks at all).
     """
     drawn, there = sampler.rows, step.rows
     if drawn is not None and there is not None and (drawn[0] > there[0] or drawn[1] > there[1]):
@@ -56,6 +57,9 @@ def make_epoch(step: Step, sampler: Sampler) -> Epoch:
             f"the sampler draws from {drawn[0]} users and {drawn[1]} items, the model has {there[0]} and {there[1]}; "
             "make both of the same interactions"
         )
+    if drawn is None and there is not None:  # a sampler of one's own: what is out of range would vanish in a scatter
+        number = {"epoch": jnp.int32(0)} if sampler.by_epoch else {}
+        want_rows(jax.jit(sampler.draw)(sampler.data, jax.random.key(0), jnp.int32(0), **number), *there)
 
     compiled = _program(step.update, sampler.draw, sampler.num_batches, sampler.by_epoch)
     return lambda state: compiled(state, sampler.data)
@@ -289,20 +293,27 @@ class _Store:
 
         if not checkpoint.steps(self.folder):
             return state, state, known
-        found = checkpoint.restore(self.folder, {"state": state, "best": state})
-        if found.meta["run"] != self.meta:
-            raise checkpoint.CheckpointError(
-                f"{self.folder} holds another run: wanted {self.meta}, found {found.meta['run']}; "
-                "resume with the settings it was started with, or choose another folder"
-            )
-        if found.meta.get("drawn") != self.drawn:
-            raise checkpoint.CheckpointError(
-                f"{self.folder} holds a run of other interactions, another sampler or another key; resume with what "
-                "it was started with, or choose another folder"
-            )
+        found = checkpoint.restore(self.folder, {"state": state, "best": state}, check=self._want_same)
         if self.last is None:
             self.last = found.step
         return found.state["state"], found.state["best"], _Progress(**found.meta["progress"])
+
+    def _want_same(self, meta: dict[str, Any]) -> None:
+        from jaxrec.checkpoint import CheckpointError
+
+        saved = meta["run"]
+        different = sorted(n for n in saved.keys() | self.meta.keys() if saved.get(n) != self.meta.get(n))
+        if different:
+            told = ", ".join(f"{n} {saved.get(n)!r}, now {self.meta.get(n)!r}" for n in different)
+            raise CheckpointError(
+                f"{self.folder} holds another run: {told}; resume with what it was started with, or choose another "
+                "folder"
+            )
+        if meta.get("drawn") != self.drawn:
+            raise CheckpointError(
+                f"{self.folder} holds a run of other interactions, another sampler or another key; resume with what "
+                "it was started with, or choose another folder"
+            )
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def _among(value: Any, *values: Any) -> Options:
 
 
 def tune(
-    data: str | Dataset,
+    data: str | Path | Dataset,
     base: Settings,
     out: Path | str,
     *,

@@ -419,6 +419,7 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
     assert cli.main(["recommend", str(out), *again]) == 0
     assert [line.split()[:4] for line in (folder / "again.run").read_text().splitlines()] == [r[:4] for r in rows]
     assert rows[0][0] == "u0"
+    assert not any("unknown" in note for note in found["notes"])
     owned = {line for line in (folder / "train.csv").read_text().splitlines()}
     assert not any(f"{r[0]},{r[2]}" in owned for r in rows)
     assert cli.main(command(folder, "out")) == 1
@@ -446,9 +447,17 @@ def test_without_validation_pairs_the_command_warns(folder: Path, capsys: pytest
         assert arrays["user_ids"].tolist() == list(range(800))
 
 
-def test_the_command_corrects_by_exposure_and_so_do_new_users_get_it(folder: Path) -> None:
-    more = ["--valid", str(folder / "valid.csv"), "--family", "exposure"]
-    assert cli.main(command(folder, "exposed", *more)) == 0
+def test_the_command_corrects_by_exposure_and_so_do_new_users_get_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "more.csv").write_text((folder / "valid.csv").read_text() + "nobody,i3\n")
+    (folder / "twice.csv").write_text((folder / "train.csv").read_text() + "nobody,i3\nnobody,i3\nnobody,i4\n")
+    more = ["--valid", str(folder / "more.csv"), "--family", "exposure", "--unknown", "drop"]
+    assert cli.main(command(folder, "exposed", *more, train="twice.csv")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "note: 1 repeated pair merged" in lines
+    assert "note: 2 pairs of unknown users or items left out, the first is user nobody, item i3" in lines
+    assert "note: valid: 1 pairs of unknown users or items left out, the first is user nobody, item i3" in lines
     found = json.loads((folder / "exposed" / "metrics.json").read_text())
     assert set(found["selected"]) == {"exposure", "pull"}
     (folder / "new.csv").write_text("user_id,item_id\nann,i3\nann,i5\nann,i9\n")
@@ -606,6 +615,12 @@ def test_ids_of_a_table_are_looked_at_where_they_are_wanted(tmp_path: Path) -> N
 def test_a_table_of_text_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "user.csv").write_bytes(b"\xef\xbb\xbf0.5,1\n2,3\n")
     assert embeddings.read_matrix(tmp_path / "user.csv", "user")[0].tolist() == [[0.5, 1.0], [2.0, 3.0]]
+
+
+def test_ids_saved_as_objects_are_told_how_to_be_saved(tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.array(["a", "b"], object))
+    with pytest.raises(data.DataError, match=r"ids\.npy: it holds Python objects.*ids\.astype\(str\)"):
+        embeddings.read_ids(tmp_path / "ids.npy")
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet"])

@@ -316,6 +316,8 @@ def test_given_removes_and_counts_test_pairs_that_are_in_train() -> None:
         assert words in notes
     with pytest.raises(DataError, match="no pair is left"):
         splits_module.given(train, {"test": Interactions([0], [0], 3, 3)})
+    with pytest.raises(DataError, match=r"test own has another id space than train.*reindex"):
+        splits_module.given(train, {"own": Interactions([0], [0], 9, 3)})
 
 
 def test_a_split_refuses_overlap_and_other_id_spaces() -> None:

@@ -100,7 +100,8 @@ def test_lines_that_look_like_ratings_are_noted(tmp_path: Path) -> None:
 
 def test_frames_sparse_matrices_and_matrices() -> None:
     columns = {"user_id": [10, 10, 30], "item_id": ["b", "a", "b"], "rating": [5.0, 3.0, 1.0]}
-    for frame in (polars.DataFrame(columns), pandas.DataFrame(columns), polars.DataFrame(columns).to_arrow(), columns):
+    wide = polars.DataFrame(columns)
+    for frame in (wide, wide.lazy(), wide.to_arrow(), pandas.DataFrame(columns), columns):
         found = data.from_frame(frame, threshold=2)
         assert found.item_ids.tolist() == ["a", "b"]
         assert found.users.tolist() == [0, 0]
@@ -173,8 +174,9 @@ def test_carriage_returns_end_lines_and_stay_in_ids(tmp_path: Path) -> None:
 
 
 def test_columns_may_be_numbered() -> None:
-    found = data.from_frame(pandas.DataFrame({0: [1, 2], 1: [3, 4]}), user="0", item="1")
-    assert found.item_ids.tolist() == [3, 4]
+    for user, item in (("0", "1"), (0, 1)):
+        found = data.from_frame(pandas.DataFrame({0: [1, 2], 1: [3, 4]}), user=user, item=item)
+        assert found.item_ids.tolist() == [3, 4]
 
 
 def test_digits_of_other_scripts_are_text(tmp_path: Path) -> None:

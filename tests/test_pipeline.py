@@ -177,7 +177,8 @@ def test_a_run_may_correct_by_exposure(folder: Path, tmp_path: Path, capsys: pyt
     arm = select.exposure_arm(saved.plain, runs.load_ledger(out), seed=0)
     wanted = select.apply(arm, found["selected"], saved.plain, runs.load_ledger(out))
     np.testing.assert_allclose(saved.adjusted.user @ saved.adjusted.item.T, wanted.user @ wanted.item.T, atol=1e-5)
-    capsys.readouterr()
+    told = capsys.readouterr().out.splitlines()
+    assert [line.removeprefix("note: ") for line in told if line.startswith("note: ")] == found["notes"] != []
     assert cli.main(["evaluate", str(out), "--adjust", "exposure=0,pull=0", "--k", "20"]) == 0
     plain = pipeline.evaluate(saved.plain, split, ks=[20])["test"].summary["recall@20"]
     assert capsys.readouterr().out.count(f"{plain:.4f}") == 2  # no strength, no change
@@ -279,9 +280,9 @@ def test_a_run_that_ended_before_its_first_checkpoint_may_begin_anew(
 
 def test_a_metric_that_is_missing_leaves_its_place_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     values = {"recall@20": 0.1, "ndcg@20": 0.2, "arp@20": 55.0, "coverage@20": 0.3}
-    cli._print_tests({"test": {"plain": values}})
+    cli._print_tests({"test": {"plain": values}}, 20)
     assert capsys.readouterr().out.split()[-7:] == ["test", "plain", "0.1000", "0.2000", "–", "55.0", "0.3000"]
-    cli._print_tests({"test": {"plain": {name.replace("20", "5"): value for name, value in values.items()}}})
+    cli._print_tests({"test": {"plain": {name.replace("20", "5"): value for name, value in values.items()}}}, 20)
     out = capsys.readouterr().out
     assert "ndcg@5" in out
     assert "0.2000" in out
@@ -324,6 +325,8 @@ def test_data_that_changed_since_a_run_are_told(
     few: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = few[0] / "few.csv", few[0] / "run"
+    assert cli.main(["report", str(out), str(out)]) == 0
+    assert "ndcg@5" in capsys.readouterr().out
     assert cli.main(["evaluate", str(out)]) == 0
     text = file.read_text()
     capsys.readouterr()
@@ -332,7 +335,10 @@ def test_data_that_changed_since_a_run_are_told(
         for arguments in (["evaluate", str(out)], ["recommend", str(out), "--out", str(tmp_path / "recs.csv")]):
             assert cli.main(arguments) == 1
             assert "was trained on other pairs or ids" in capsys.readouterr().err
-        with pytest.raises(CheckpointError, match="holds another run"):
+        with pytest.raises(CheckpointError, match=r"holds another run: fingerprint '\w+', now '\w+'; resume"):
+            pipeline.train(str(file), FEW, out, resume=True)
+        file.write_text(text + "99,1\n")  # one more user, so that no array is as large as it was
+        with pytest.raises(CheckpointError, match=r"holds another run: fingerprint '\w+', now '\w+'; resume"):
             pipeline.train(str(file), FEW, out, resume=True)
         with pytest.raises(data.DataError, match="other pairs or ids"):
             pipeline.train(str(file), FEW, tmp_path / "two", seed=1, selected=out)
@@ -732,6 +738,9 @@ def test_a_split_of_ones_own_is_run_without_files(tmp_path: Path, capsys: pytest
         pipeline.train(split, settings, tmp_path / "other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reports on tests, and bare has none"):
         pipeline.train(data.Dataset("bare", data.Split(split.train)), settings, tmp_path / "other")
+    empty = data.Split(split.train, tests=split.tests | {"late": split.train.select(np.zeros(0, int))})
+    with pytest.raises(ValueError, match="mine's test late has no pair; leave it out"):
+        pipeline.train(data.Dataset("mine", empty), settings, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

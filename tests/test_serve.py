@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 from pathlib import Path
 
@@ -172,6 +173,20 @@ def test_histories_are_whole_numbers(tables: Tables) -> None:
     with pytest.raises(ValueError, match="whole numbers, but history 1 holds float"):
         serve.fold_in(tables.item, [[1], [0.7]])
     assert serve.fold_in(tables.item, [[], []]).shape == (2, D)
+    for flat in ([1, 2], np.array([1, 2])):
+        with pytest.raises(ValueError, match=r"a list of items for each user, but number 0 has shape \(\)"):
+            serve.fold_in(tables.item, flat)
+
+
+def test_histories_are_of_the_models_items() -> None:
+    known = random_interactions(2, 60, 40, density=0.3)
+    names = np.array([f"i{n}" for n in range(40)])
+    pop, named = models.most_popular(known), dataclasses.replace(known, item_ids=names)
+    how, ledger = serve.FoldIn("dot", 0.1, 10.0, 1.0), frozen.observe(pop, known)
+    for ids in (None, names):  # row numbers may be all that is known
+        correct.appended(pop, ledger, named, Interactions([0], [1], 1, 40, None, ids), how=how)
+    with pytest.raises(DataError, match="the item ids differ"):
+        correct.appended(pop, ledger, named, Interactions([0], [1], 1, 40, None, names[::-1]), how=how)
 
 
 def test_a_model_of_popularity_alone_takes_new_users() -> None:

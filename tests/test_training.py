@@ -427,6 +427,25 @@ def test_leaves_come_back_as_what_they_were(tmp_path: Path) -> None:
         checkpoint.save(tmp_path / "other", 1, {"a.b": jnp.ones(1), "a": {"b": jnp.ones(2)}})
 
 
+@pytest.mark.parametrize("name", ["users", "positives", "negatives"])
+@pytest.mark.parametrize("bad", [-1, 60])
+def test_a_sampler_of_ones_own_may_not_leave_the_tables(name: str, bad: int) -> None:
+    _, step = parts()
+    whole = Batch(jnp.array([3, 4]), jnp.array([5, 6]), jnp.array([[7], [8]]))
+    testing.check_sampler(samplers.Sampler(None, lambda data, key, i: whole, 2, 2), 40, 30)
+
+    def drawn(at: Any, key: Any, i: Any) -> Batch:
+        odd = whole._replace(**{name: getattr(whole, name).at[0].set(bad)})
+        return jax.tree.map(lambda a, b: jnp.where(i == at, a, b), odd, whole)
+
+    for at in (0, 1):
+        own = samplers.Sampler(jnp.int32(at), drawn, 2, 2)
+        with pytest.raises(ValueError, match=rf"the sampler's {name} must be in \[0, ..\), got {bad}"):
+            testing.check_sampler(own, 40, 30)
+    with pytest.raises(ValueError, match=f"the sampler's {name} must be in"):
+        fit(step, own._replace(data=jnp.int32(0)), epochs=1, key=jax.random.key(0))
+
+
 def test_a_checkpoint_of_other_batches_is_refused(tmp_path: Path) -> None:
     sampler, step = parts()
     more: dict[str, Any] = {"checkpoint": tmp_path, "resume": True}

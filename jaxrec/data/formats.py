@@ -283,22 +283,25 @@ def from_scipy(matrix: Any, *, threshold: float | None = None) -> Interactions:
 def from_frame(
     frame: Any,
     *,
-    user: str | None = None,
-    item: str | None = None,
-    rating: str | None = None,
-    time: str | None = None,
+    user: str | int | None = None,
+    item: str | int | None = None,
+    rating: str | int | None = None,
+    time: str | int | None = None,
     threshold: float | None = None,
     source: str = "the frame",
 ) -> Interactions:
-    """A polars or pandas DataFrame, an arrow table, or a dict of columns; columns found, or left out, as by `read`.
+    """A polars or pandas frame, an arrow table, or a dict of columns; columns found, or left out, as by `read`.
 
     >>> from_frame({"user": [7, 7, 9], "item": ["a", "b", "a"]}).item_ids.tolist()
     ['a', 'b']
     """
+    if type(frame).__name__ == "LazyFrame":
+        frame = frame.collect()
     if not isinstance(frame, Mapping) and not hasattr(frame, "columns"):
         kind = type(frame).__name__
         raise DataError(f"{source}: wanted a DataFrame, an arrow table or a dict of columns, got a {kind}")
-    wanted = {"user": user, "item": item, "rating": rating, "time": time}
+    given = {"user": user, "item": item, "rating": rating, "time": time}
+    wanted = {role: None if name is None else str(name) for role, name in given.items()}  # numbers, in pandas
     return _from_frame(frame, wanted, threshold, source, "frame")
 
 

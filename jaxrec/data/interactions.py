@@ -157,8 +157,7 @@ class Split:
         parts = [(f"valid {n}", p) for n, p in self.valid.items()]
         parts += [(f"test {n}", p) for n, p in self.tests.items()]
         for name, part in parts:
-            if not same_space(part, self.train):
-                raise DataError(f"{name} has another id space than train: {part!r}, train {self.train!r}")
+            want_same_space(name, part, self.train)
             _refuse_overlap(name, part, "train", self.train)
         for test_name, test in self.tests.items():
             for valid_name, valid in self.valid.items():
@@ -183,6 +182,15 @@ def same_space(a: Interactions, b: Interactions) -> bool:
         and (a.user_ids is b.user_ids or np.array_equal(a.user_ids, b.user_ids))
         and (a.item_ids is b.item_ids or np.array_equal(a.item_ids, b.item_ids))
     )
+
+
+def want_same_space(name: str, part: Interactions, train: Interactions) -> None:
+    """DataError where a part is not in the id space of the training interactions."""
+    if not same_space(part, train):
+        raise DataError(
+            f"{name} has another id space than train: {part!r}, train {train!r}; `data.reindex(part, train.user_ids, "
+            'train.item_ids, unknown="drop")` moves it'
+        )
 
 
 def union(*parts: Interactions) -> Interactions:

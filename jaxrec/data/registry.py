@@ -240,7 +240,7 @@ def find(name: str, *, fetch: bool = True) -> Path | None:
     )
 
 
-def load(data: str | Dataset) -> Dataset:
+def load(data: str | Path | Dataset) -> Dataset:
     """A registered name, or a folder holding train.txt and test.txt (plain or gzip), or one file of interactions.
 
     Given tests keep their kind as name; a folder's test is called `test`; a file is split into natural and unbiased
@@ -251,7 +251,7 @@ def load(data: str | Dataset) -> Dataset:
         return data
     if isinstance(data, Split):
         raise TypeError("a split wants a name here: give data.Dataset('mine', split)")
-    if data in REGISTRY:
+    if isinstance(data, str) and data in REGISTRY:
         recipe = REGISTRY[data]
         folder = find(data) or Path()
         split = recipe.read(folder)
@@ -266,15 +266,19 @@ def load(data: str | Dataset) -> Dataset:
         return Dataset(path.resolve().name, split)
     if path.is_file():
         return Dataset(path.name, splits.five_way(formats.read(path), seed=0))
-    _recipe(data)
-    raise AssertionError("unreachable: _recipe raises for unknown names")
+    raise _unknown(data)
 
 
 def _recipe(name: str) -> Recipe:
     if name in REGISTRY:
         return REGISTRY[name]
-    raise DataError(
-        f"{name!r} is no registered data set, file or folder{nearest(name, REGISTRY)} "
+    raise _unknown(name)
+
+
+def _unknown(data: str | Path) -> DataError:
+    hint = nearest(data, REGISTRY) if isinstance(data, str) else ""
+    return DataError(
+        f"{str(data)!r} is no registered data set, file or folder{hint} "
         f"(registered: {', '.join(REGISTRY)}; a folder holds train.txt and test.txt, plain or .gz)"
     )
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.interactions import DataError, Interactions, Split, contains
+from jaxrec.data.interactions import DataError, Interactions, Split, contains, want_same_space
 
 
 class HoldOut(NamedTuple):
@@ -130,11 +130,12 @@ def given(train: Interactions, tests: Mapping[str, Interactions], notes: Sequenc
     Users and items without a training interaction stay in the id space; all of it is counted in the notes.
 
     Raises:
-        DataError: a test of which nothing is left.
+        DataError: a test of another id space, or of which nothing is left.
     """
     lines = list(notes)
     kept = {}
     for name, test in tests.items():
+        want_same_space(f"test {name}", test, train)
         also = contains(train, test.keys)
         if also.any():
             lines.append(f"{name}: dropped {int(also.sum())} of {len(test)} test pairs that are also in train")
