@@ -23,10 +23,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
-from experiments.contest import LOSSES, NDCG, label_of
-from experiments.contest_tables import ByUser, Group, after_holm, is_ours, mean_of, spread
+from experiments.contest import FINE, LOSSES, NDCG, label_of
+from experiments.contest_tables import ByUser, Group, after_holm, is_ours, keeps, mean_of, p_of, seed_by_seed, spread
 from experiments.contestants import BASES
 
 NATURAL, UNBIASED = "natural", "unbiased"
@@ -83,11 +82,12 @@ def plain(group: Group) -> str:
     return max(present, key=lambda name: max(c.value(NATURAL) for c in group.pools[name]))
 
 
-def chain(group: Group, name: str) -> list[str]:
-    """The rows that a method is mixed of, from the plain base to its choice by unbiased NDCG alone."""
+def chain(group: Group, name: str, first: str | None = None) -> list[str]:
+    """The rows that a method is mixed of, from the best plain base, or another `first`, to its choice by unbiased NDCG
+    alone."""
     losses = sorted((loss, rule) for rule, loss in LOSSES.items() if loss is not None)
     labels = [label_of(name, rule) for _, rule in losses] + [name]
-    return [plain(group)] + [label for label in labels if label in group.rows]
+    return [first or plain(group)] + [label for label in labels if label in group.rows]
 
 
 def draw(group: Group, by_user: ByUser) -> Draws:
@@ -120,18 +120,18 @@ def draw(group: Group, by_user: ByUser) -> Draws:
     return Draws({t: {label: drawn(t, label) for label in group.rows} for t in (NATURAL, UNBIASED)}, len(everyone))
 
 
-def mixture(group: Group, draws: Draws, name: str, wanted: np.ndarray) -> Mixture:
-    """A method at a natural NDCG of `wanted` [1 + DRAWS], which the plain base keeps at least."""
-    labels = chain(group, name)
+def mixture(group: Group, draws: Draws, name: str, wanted: np.ndarray, first: str | None = None) -> Mixture:
+    """A method at a natural NDCG of `wanted` [1 + DRAWS], which the plain base, or `first`, keeps at least."""
+    labels = chain(group, name, first)
     naturals = np.stack([draws.natural(label) for label in labels])
     unbiased = np.stack([draws.unbiased(label) for label in labels])
     last = len(labels) - 1
     # Where all keep more, the last one; where a draw has none that keeps as much, the plain base.
     at, share = np.where(naturals[0] >= wanted, last, 0), np.zeros(wanted.shape)
-    for first in reversed(range(last)):
-        more, less = naturals[first], naturals[first + 1]
+    for place in reversed(range(last)):
+        more, less = naturals[place], naturals[place + 1]
         between = (more >= wanted) & (wanted >= less) & (more > less)
-        at = np.where(between, first, at)
+        at = np.where(between, place, at)
         share = np.where(between, (more - wanted) / np.where(more > less, more - less, 1.0), share)
     after, places = np.where(share > 0, np.minimum(at + 1, last), at), np.arange(len(wanted))
 
@@ -142,8 +142,8 @@ def mixture(group: Group, draws: Draws, name: str, wanted: np.ndarray) -> Mixtur
     parts = labels[at[0]], labels[after[0]]
 
     def by_seed(test: str) -> list[float]:
-        first, second = (np.asarray(group.rows[label][test][NDCG]) for label in parts)
-        found: list[float] = ((1 - share[0]) * first + share[0] * second).tolist()
+        more, less = (np.asarray(group.rows[label][test][NDCG]) for label in parts)
+        found: list[float] = ((1 - share[0]) * more + share[0] * less).tolist()
         return found
 
     by_user = all(draws.rows[UNBIASED][label].known for label in parts)
@@ -155,12 +155,10 @@ def mixture(group: Group, draws: Draws, name: str, wanted: np.ndarray) -> Mixtur
 
 
 def against(ours: Mixture, other: Mixture, users: int) -> tuple[float, float]:
-    """The difference ours − other and its p, by Student's t of the difference over its spread among the draws."""
-    apart = ours.drawn - other.drawn
-    error = float(np.std(apart[1:]))
-    if error <= 1e-12:
-        return float(apart[0]), 1.0 if abs(apart[0]) <= 1e-12 else 0.0
-    return float(apart[0]), float(2 * special.stdtr(users - 1, -abs(apart[0]) / error))
+    """The difference ours − other and its p, of chance among users, its spread among the draws, and among seeds."""
+    drawn = ours.drawn - other.drawn
+    by_seed = seed_by_seed(ours.unbiased, other.unbiased)
+    return float(drawn[0]), p_of(float(drawn[0]), float(np.std(drawn[1:])), users, by_seed)
 
 
 def whole(group: Group) -> list[str]:
@@ -198,6 +196,34 @@ def as_natural(
     return after_holm(found)
 
 
+def controls(groups: list[tuple[Group, Draws]]) -> list[str]:
+    """A line for each model: one of our arms, as validation chooses it for a loss of 10 %, and its count control, both
+    set to keep as much natural NDCG as the one of the two that keeps more; p over all lines."""
+    rule, cells = "loss10", dict[str, list[str]]()
+    found: dict[str, tuple[float, float]] = {}
+    for group, draws in groups:
+        for base in dict.fromkeys(name.split("+")[0] for name in group.pools if is_ours(name)):
+            two = group.ours(rule, base), f"{base}+count_control"
+            labels = [label_of(name, rule) for name in two]
+            if not all(label in group.rows and name in whole(group) for label, name in zip(labels, two, strict=True)):
+                continue
+            natural = [draws.natural(label) for label in labels]
+            wanted = max(natural, key=lambda drawn: float(drawn[0]))
+            if not all(keeps(group, label, rule) for label in labels) or wanted[0] >= draws.natural(base)[0]:
+                continue
+            ours, control = (mixture(group, draws, name, wanted, base) for name in two)
+            if ours.by_user and control.by_user:
+                key = f"{group.data}, {group.backbone} | {base}"
+                kept = " / ".join(f"{one[0] / draws.natural(base)[0]:.3f}" for one in natural)
+                cells[key] = [two[0].split("+")[1], kept, spread(ours.unbiased), spread(control.unbiased)]
+                found[key] = against(ours, control, draws.users)
+    lines = ["| data, backbone | model | ours | kept, ours / control | ours | count control | difference | p, Holm |"]
+    lines.append("|---" * 8 + "|")
+    for key, (difference, p) in after_holm(found).items():
+        lines.append(f"| {key} | {' | '.join(cells[key])} | {difference:+.4f} | {p:.2g} |")
+    return lines
+
+
 def summary(groups: list[tuple[Group, Draws]]) -> list[str]:
     """A line for each group with both tests and each share: ours, the best other method, the difference, and the
     largest p against any other, which need not be that of the best one; and the least difference by `as_natural`."""
@@ -216,6 +242,21 @@ def summary(groups: list[tuple[Group, Draws]]) -> list[str]:
             equal = as_natural(group, of, ours, ranked, share * of.natural(plain(group)))
             worst = min(equal, key=lambda name: equal[name][0], default=best)
             cells.append(f"{equal[worst][0]:+.4f}, {equal[worst][1]:.2g} ({worst})" if worst in equal else "")
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def two_choices(groups: list[tuple[Group, Draws]]) -> list[str]:
+    """A line for each group at `SHOWN`, with what every method has alone: its choices for 10 % and by unbiased NDCG."""
+    lines = ["| data, backbone | ours | NDCG@20 unbiased | best other | NDCG@20 unbiased | difference | p, Holm |"]
+    lines.append("|---" * 7 + "|")
+    for full, of in groups:
+        group = full._replace(rows={label: v for label, v in full.rows.items() if label.rpartition("@")[2] not in FINE})
+        if applies(group, SHOWN):
+            ours, ranked, tested = compare(group, of, SHOWN)
+            best = next(name for name in ranked if not is_ours(name))
+            cells = [f"{group.data}, {group.backbone}", ours, spread(ranked[ours].unbiased), best]
+            cells += [spread(ranked[best].unbiased), *_cells(tested, ranked, ours, best)]
             lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -250,15 +291,24 @@ def page(groups: list[Group], by_user: list[ByUser]) -> str:
         "# Methods at equal natural accuracy",
         "Made by `python -m experiments.tables methods` from the same rows as [methods](methods.md); "
         "`experiments/equal.py` says how methods are mixed. NDCG@20 on the tests, mean ± sd over seeds; differences "
-        f"are paired by user, p by Student's t of the difference over its spread among {DRAWS:,} draws of the users, "
-        "corrected by Holm's method over all other methods. It takes in that mixtures are set on the natural test's "
-        "users, but for those with a ‡, where some natural values by user of ours, of the other method or of the plain "
-        "base are not kept; it knows neither of chance among seeds nor of the one choice made on validation. "
+        f"are paired by user and by seed, p of the difference over its spread among {DRAWS:,} draws of the users and "
+        "among seeds, corrected by Holm's method over all other methods. It takes in that mixtures are set on the "
+        "natural test's users, but for those with a ‡, where some natural values by user of ours, of the other method "
+        "or of the plain base are not kept; it does not know of the one choice made on validation. "
         "Adjustments of softmax and of spectral tables have choices for losses of 2, 5, 10 and 20 %, all other methods "
         f"for 10 % only, so {SHOWN:.0%} is the one level that all were asked for, if not with as many tries at it "
         "([methods](methods.md)); a method whose choice keeps less is mixed with the plain base.",
         "## Where ours stands",
         "\n".join(summary(both)),
+        "### With two choices a method",
+        f"The same at {SHOWN:.0%} without the choices for losses of 2, 5 and 20 %, which only some adjustments have.",
+        "\n".join(two_choices(both)),
+        "## Each model beside its own count control",
+        "As on [methods](methods.md) at a natural loss of 10 % on validation, with both set to keep as much natural "
+        "NDCG on the test as the one of the two that keeps more; the other is mixed with choices of its own that keep "
+        "more, or with the model as it is. Left out are models of which one keeps more than the model itself. p by "
+        "Holm's method over this table.",
+        "\n".join(controls(both)),
     ]
     for group, of in both:
         if applies(group, SHOWN):

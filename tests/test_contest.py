@@ -420,7 +420,9 @@ def test_pairs_are_corrected_over_the_table() -> None:
     ours = rng.random(200)
     values = {"ours": {"t": ours}, "same": {"t": ours}, "near": {"t": ours + rng.normal(0.02, 0.1, 200)}}
     values["far"] = {"t": ours - 0.5 + rng.normal(0, 0.1, 200)}
-    found = contest_tables.pairs(values, "ours", ["same", "near", "far", "absent"], "t")
+    seeds = {"ours": [0.5, 0.5], "same": [0.5, 0.5], "near": [0.4, 0.4], "far": [0.1, 0.1]}
+    group = contest_tables.Group("d", "mf", {k: {"t": {NDCG: v}} for k, v in seeds.items()}, {}, 0.5, [])
+    found = contest_tables.pairs(group, values, "ours", ["same", "near", "far", "absent"], "t")
     assert set(found) == {"same", "near", "far"}
     assert found["same"] == (0.0, 1.0)
     assert found["far"][0] == pytest.approx(0.5, abs=0.05)
@@ -428,3 +430,34 @@ def test_pairs_are_corrected_over_the_table() -> None:
     from jaxrec.metrics import paired_test
 
     assert found["near"][1] == pytest.approx(min(1.0, 2 * paired_test(ours, values["near"]["t"])))
+    group.rows["far"]["t"][NDCG][:] = [0.2, -0.1]  # now seeds differ by more than users do
+    assert contest_tables.pairs(group, values, "ours", ["far"], "t")["far"][1] == pytest.approx(0.19, abs=0.05)
+
+
+def test_chance_among_seeds_and_users_is_that_of_a_model_with_both() -> None:
+    """Of differences that are nothing but chance, of users and of seeds, a share of .05 has p < .05, about."""
+    rng, below, naive = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        users, seeds = rng.normal(0, 1.0, 100), rng.normal(0, 0.15, 5)
+        seen = users[:, None] + seeds[None, :]
+        by_user, by_seed = seen.mean(axis=1), seen.mean(axis=0)
+        error = float(np.std(by_user, ddof=1)) / 10
+        below += contest_tables.p_of(float(seen.mean()), error, 100, by_seed.tolist()) < 0.05
+        naive += contest_tables.p_of(float(seen.mean()), error, 100, []) < 0.05
+    assert 8 <= below <= 32 < naive
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_a_model_and_its_control_are_compared_where_both_keep_as_much() -> None:
+    points = {"softmax": (0.4, 0.1), "bpr": (0.41, 0.1)}
+    points |= {"bpr+adjusted@loss10": (0.38, 0.2), "bpr+adjusted": (0.38, 0.2)}
+    points |= {"bpr+count_control@loss10": (0.40, 0.16), "bpr+count_control": (0.37, 0.25)}
+    points |= {"softmax+adjusted@loss10": (0.42, 0.2), "softmax+count_control@loss10": (0.36, 0.1)}
+    group = group_of(points | {"softmax+adjusted": (0.42, 0.2), "softmax+count_control": (0.36, 0.1)})
+    values = {label: {"unbiased": np.full(50, np.mean(group.rows[label]["unbiased"][NDCG]))} for label in group.rows}
+    users = {"natural": np.arange(50), "unbiased": np.arange(50)}
+    lines = equal.controls([(group, equal.draw(group, contest_tables.ByUser(users, values)))])
+    assert len(lines) == 3  # ours of softmax keeps more than softmax does
+    # The control keeps .40; ours, mixed of the model itself (.41) and its choice (.38), a third of the latter.
+    assert lines[2].startswith("| data, mf | bpr | adjusted | 0.927 / 0.976 | 0.1333 ± 0.0141 | 0.1600 ± 0.0141 |")
+    assert "| -0.0267 |" in lines[2]
