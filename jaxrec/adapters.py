@@ -125,10 +125,17 @@ def from_implicit(model: Any, **options: Any) -> TwoTower:
 
 
 def from_cornac(model: Any, **options: Any) -> TwoTower:
-    """A fitted model of Cornac: factors, the biases that it uses, raw ids from its maps."""
+    """A fitted model of Cornac: factors, the biases that it uses, raw ids from its maps. TypeError for one that scores
+    by distance."""
     names = ("u_factors", "i_factors") if hasattr(model, "u_factors") else ("U", "V")  # of PMF and WMF
     _want_fitted(model, *names)
-    user, item = (getattr(model, name) for name in names)
+    if hasattr(model, "get_vector_measure") and "dot" not in (measure := model.get_vector_measure()):
+        name = type(model).__name__
+        raise TypeError(f"{name} of Cornac scores by {measure}; one that scores by dot product is wanted")
+    if names[0] == "U" and hasattr(model, "get_user_vectors"):  # with what is scored beside U and V, as in VMF
+        user, item = model.get_user_vectors(), model.get_item_vectors()
+    else:
+        user, item = (getattr(model, name) for name in names)
     found: dict[str, Any] = {"source": _name("Cornac", model)}
     for side, name, count in (("user", "uid_map", len(user)), ("item", "iid_map", len(item))):
         known = getattr(model, name, None)

@@ -9,7 +9,8 @@ number changes no ranking, so the scale is free to choose: by default one temper
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,11 @@ from jaxrec import objectives, optim, rank, samplers
 from jaxrec.ledger import GradientLedger
 from jaxrec.models.base import Model, candidate_scores, pair_scores
 from jaxrec.objectives import Objective
-from jaxrec.rows import power_of_two, product
+from jaxrec.rows import power_of_two, product, widened
 from jaxrec.step import Observation, make_step
 from jaxrec.train import make_epoch
 from jaxrec.transforms.adjustment import fold_bias
-from jaxrec.types import Array, Tables
+from jaxrec.types import Array, Batch, Tables
 
 if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
@@ -38,7 +39,7 @@ def frozen_model(tables: Tables) -> Model:
     >>> model.num_users, model.num_items, model.width
     (2, 4, 4)
     """
-    folded = fold_bias(tables)
+    folded = _folded(tables)
     width = folded.user.shape[1]
     return Model(
         num_users=folded.user.shape[0],
@@ -50,6 +51,11 @@ def frozen_model(tables: Tables) -> Model:
         tables=lambda params: (params["user"], params["item"]),
         tables_are_params=True,
     )
+
+
+def _folded(tables: Tables) -> Tables:
+    """Tables without biases, in no less than 32 bits: in 16, sums over items overflow and gradients are rounded."""
+    return fold_bias(jax.tree.map(widened, tables))
 
 
 def score_scale(tables: Tables) -> Array:
@@ -66,7 +72,7 @@ def score_scale(tables: Tables) -> Array:
 
 def _spread(tables: Tables) -> Array:
     """`score_scale`, and 0 where all scores are equal."""
-    folded = fold_bias(tables)
+    folded = _folded(tables)
     of_user = power_of_two(jnp.max(jnp.abs(folded.user), axis=1))  # so that squares neither vanish nor overflow
     of_item = power_of_two(jnp.max(jnp.abs(folded.item)))
     user, item = folded.user * of_user[:, None], folded.item * of_item
@@ -91,7 +97,7 @@ def usual_scale(tables: Tables) -> float:
 
 def scale_users(tables: Tables, factor: Array) -> Tables:
     """Every user's scores times a positive factor [U]; no ranking changes. Biases are folded in."""
-    folded = fold_bias(tables)
+    folded = _folded(tables)
     return folded._replace(user=folded.user * factor[:, None])
 
 
@@ -117,7 +123,7 @@ def fit_temperature(
     """
     from scipy.optimize import minimize_scalar
 
-    folded = fold_bias(tables)
+    folded = _folded(tables)
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(interactions), min(rows, len(interactions)), replace=False)
     users, items = interactions.users[chosen], interactions.items[chosen]
@@ -138,6 +144,19 @@ def fit_temperature(
     low, high = (float(-np.log(t * spread)) for t in reversed(TEMPERATURES))
     best = minimize_scalar(lambda x: float(at(jnp.float32(x))), bounds=(low, high), method="bounded")
     return float(np.exp(-best.x))
+
+
+def _with_log_q(draw: Callable[..., Batch], interactions: Interactions) -> Callable[..., Batch]:
+    """Batches with the log of how often each of a row's own K negatives is expected: K / (I − n_u), as they are drawn
+    from what the user does not have."""
+    left = jnp.asarray(interactions.num_items - interactions.user_counts, jnp.float32)
+
+    def drawn(data: Any, key: Array, step: Array) -> Batch:
+        batch = draw(data, key, step)
+        shape = batch.negatives.shape
+        return batch._replace(log_q=jnp.broadcast_to(jnp.log(shape[1] / left[batch.users])[:, None], shape))
+
+    return drawn
 
 
 def observe(
@@ -178,7 +197,7 @@ def observe(
         )
     if passes < 1:
         raise ValueError(f"passes must be at least 1, got {passes}")
-    scaled = standardize(tables)[0] if standardized else fold_bias(tables)
+    scaled = standardize(tables)[0] if standardized else _folded(tables)
     tau = fit_temperature(scaled, interactions) if temperature == "fit" else temperature
     if not tau > 0:
         raise ValueError(f'temperature must be positive or "fit", got {temperature}')
@@ -190,9 +209,11 @@ def observe(
         shared=shared,
         reject=True,
     )
+    if not shared:
+        sampler = sampler._replace(draw=_with_log_q(sampler.draw, interactions))
     step = make_step(
         model,
-        objectives.softmax(logq=shared) if objective is None else objective,
+        objectives.softmax(logq=True) if objective is None else objective,
         optim.frozen(),
         observation=observation,
     )

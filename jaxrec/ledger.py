@@ -31,7 +31,7 @@ class Role(NamedTuple):
     """What one role (pull or push) has gathered on one side."""
 
     vector: Array  # [N, D] Σ −∂ℓ/∂row; [D] Σ_n weight_n Σ −∂ℓ/∂row where only totals are kept
-    size: Array  # [N] Σ ‖∂ℓ/∂row‖
+    size: Array  # [N] Σ ‖∂ℓ/∂row‖, a float32 as the vectors are: what is below 2⁻²⁴ of the sum is no longer added
     events: Array  # [N] their number, a float32: exact up to 2²⁴ of a row
 
     def __repr__(self) -> str:

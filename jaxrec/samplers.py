@@ -251,9 +251,10 @@ def sampler(
     rows_per_user: R > 1 takes the user of an interaction, or a user, for R rows, each with an item of theirs drawn with
         replacement: interactions are as likely as before, and a user's row is read and written once for R of them.
     shared: one set of K negatives for the whole batch; a row's own positive among them is left out of its loss.
-    in_batch: the batch's positives are the negatives, whatever num_negatives is, and log_q follows how they are drawn:
-        q_i = n_i/E by interaction, and by user the mean of 1/n_u over users, 0 for those without i. Repeats of a row's
-        own positive are left out.
+    in_batch: the batch's positives are the negatives, whatever num_negatives is, and log_q follows how those of the
+        other B − R rows are drawn: q_i = n_i/E by interaction, and by user the mean of 1/n_u over users, 0 for those
+        without i. The R rows that share a user with a row, itself among them, are left out of its loss, and so are
+        repeats of its positive.
     reject: negatives that the user is known to like don't count. A row's own ones are drawn again, and one that keeps
         colliding (32 times) is left out of the loss through `Batch.where`; shared and in-batch ones are left out of
         the rows that they don't suit. Looked up in a table of U x I bits, or searched for where that takes over 1 GiB.
@@ -358,8 +359,10 @@ def sampler(
         users, items = positives(data, positive_key, step, order)
         by_row = jnp.repeat(users, rows_per_user)
         if in_batch:
-            where = suits(data, by_row, items, items)
-            return Batch(users, items, items, where, jnp.log(batch_size * 1.0) + log_frequency[items])
+            owner = jnp.arange(batch_size) // rows_per_user
+            where = suits(data, by_row, items, items) & (owner[:, None] != owner[None, :])
+            others = max(batch_size - rows_per_user, 1)
+            return Batch(users, items, items, where, jnp.log(others * 1.0) + log_frequency[items])
         if reject and not shared:
             negatives, where = unknown_items(data, negative_key, by_row)
             return Batch(users, items, negatives, where)

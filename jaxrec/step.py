@@ -80,7 +80,8 @@ class Observation(NamedTuple):
     gradients: what the loss gave, or what a transform made of it.
     user_weight, item_weight: [U], [I] turn a side's vectors into one weighted total, to save memory.
     every: n > 1 reads one batch of n and counts it n times, to save time: sums and numbers of events are then estimates
-        of the same, from a part of the events; where steps are cheap the ledger costs nearly n times less.
+        of the same, from a part of the events; where steps are cheap the ledger costs nearly n times less. Of N steps
+        ⌈N/n⌉ are read, from the first on, so that the sums of a short run are as much too large as that is above N/n.
     """
 
     decay: float = 1.0

@@ -75,6 +75,10 @@ def test_models_are_known_by_their_attributes() -> None:
     found = adapters.read(cornac)
     np.testing.assert_allclose(scores(found), plain + 2 + USER_BIAS[:, None] + ITEM_BIAS, rtol=1e-4, atol=1e-5)
     assert found.item_ids[3] == "i3"
+    cornac.get_vector_measure = lambda: "l2 distance aka. Euclidean distance"
+    with pytest.raises(TypeError, match=r"scores by l2 distance.*one that scores by dot product is wanted"):
+        adapters.read(cornac)
+    cornac.get_vector_measure = lambda: "dot product aka. inner product"
     cornac.use_bias = False
     np.testing.assert_allclose(scores(adapters.read(cornac)), plain, rtol=1e-4, atol=1e-5)
     assert adapters.read((USER, ITEM)).source == "arrays"

@@ -67,6 +67,35 @@ def test_observe_is_a_loop_over_the_interactions(tables: Tables, interactions: I
     assert bool(jnp.all(jnp.isfinite(tables.user)))  # the caller's tables were not given away
 
 
+def test_own_and_shared_negatives_stand_for_the_same_softmax() -> None:
+    """A pair's negatives, weighed by logQ, stand for all items that the user does not have: p_i ≈ that of them all."""
+    known = random_interactions(4, 30, 200, density=0.05)
+    rng = np.random.default_rng(0)
+    tables = Tables(*(jnp.asarray(rng.normal(0, 1, (n, 3)), jnp.float32) for n in (30, 200)))
+    score = np.asarray(tables.user, np.float64) @ np.asarray(tables.item, np.float64).T
+    has = np.zeros((30, 200), bool)
+    has[known.users, known.items] = True
+    rest = np.where(has, 0, np.exp(score)).sum(1)
+    weight = rest[known.users] / (rest[known.users] + np.exp(score[known.users, known.items]))  # 1 − p_i
+    wanted = float(np.sum(weight * np.linalg.norm(np.asarray(tables.user), axis=1)[known.users]))
+    for shared in (True, False):
+        seen = frozen.observe(
+            tables, known, passes=8, shared=shared, num_negatives=32, temperature=1.0, batch_size=len(known)
+        )
+        assert float(seen.items.pull.size.sum()) / 8 == pytest.approx(wanted, rel=0.03)
+
+
+@pytest.mark.parametrize("bits", [jnp.bfloat16, jnp.float16])
+def test_tables_of_16_bits_are_read_as_those_of_32(bits: Any, tables: Tables, interactions: Interactions) -> None:
+    narrow = jax.tree.map(lambda rows: rows.astype(bits), tables)
+    wide = jax.tree.map(lambda rows: rows.astype(jnp.float32), narrow)
+    np.testing.assert_array_equal(frozen.score_scale(narrow), frozen.score_scale(wide))
+    found, wanted = (frozen.observe(t, interactions, temperature=0.5) for t in (narrow, wide))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    many = Tables(jnp.ones((1, 2), bits), jnp.tile(jnp.asarray([[3.0, 1.0], [-3.0, 1.0]], bits), (100_000, 1)))
+    assert frozen.score_scale(many).tolist() == pytest.approx([3.0], rel=1e-3)
+
+
 def test_passes_add_up(tables: Tables, interactions: Interactions) -> None:
     found = frozen.observe(tables, interactions, passes=3, num_negatives=8, batch_size=len(interactions))
     np.testing.assert_array_equal(found.items.pull.events, 3 * interactions.item_counts)

@@ -307,6 +307,15 @@ def test_natural_part_is_as_popular_as_the_data_and_the_unbiased_one_is_not() ->
     assert mean["unbiased"] < 0.9 * whole
 
 
+def test_the_order_within_a_large_group_is_that_of_its_priorities() -> None:
+    groups = np.array([1000001, 1000001, 1000000, 1000001, 1000001])
+    priority = np.array([0, 0, 1 - 2.0**-40, 0.1, 0.2])  # which added to its group would be the next one's
+    quota = np.zeros(1000002, np.int64)
+    quota[1000000:] = 1, 2
+    found = splits_module._first_of_each(groups, priority, quota)
+    assert found.tolist() == [True, True, True, False, False]
+
+
 def test_given_removes_and_counts_test_pairs_that_are_in_train() -> None:
     train, test = Interactions([0, 1], [0, 1], 3, 3), Interactions([0, 0, 2], [0, 1, 2], 3, 3)
     split = splits_module.given(train, {"test": test})

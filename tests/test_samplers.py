@@ -150,7 +150,7 @@ def test_in_batch_negatives_are_the_batch(interactions: Interactions) -> None:
     batch = epoch(samplers.sampler(interactions, batch_size=16, in_batch=True))[0]
     np.testing.assert_array_equal(batch.negatives, batch.positives)
     assert not np.asarray(batch.where)[np.arange(len(batch.users)), np.arange(len(batch.users))].any()
-    wanted = len(batch.users) * interactions.item_counts[np.asarray(batch.positives)] / len(interactions)
+    wanted = (len(batch.users) - 1) * interactions.item_counts[np.asarray(batch.positives)] / len(interactions)
     np.testing.assert_allclose(np.exp(batch.log_q), wanted, rtol=1e-4)
 
 
@@ -161,11 +161,32 @@ def test_in_batch_log_q_tells_how_often_each_item_is_drawn(
 ) -> None:
     sampler = samplers.sampler(interactions, batch_size=64, in_batch=True, by=by, rows_per_user=rows_per_user)  # type: ignore[arg-type]
     batches = first_batches(sampler, 2000)
-    drawn = np.bincount(batches.negatives.ravel(), minlength=interactions.num_items) / 2000
     told = np.zeros(interactions.num_items)
     told[batches.negatives] = np.exp(np.asarray(batches.log_q))
-    assert told.sum() == pytest.approx(sampler.batch_size, rel=1e-4)
-    np.testing.assert_allclose(drawn, told, rtol=0.1)
+    others = sampler.batch_size - rows_per_user
+    assert told.sum() == pytest.approx(others, rel=1e-4)
+    drawn = np.bincount(batches.negatives.ravel(), minlength=interactions.num_items) / 2000
+    np.testing.assert_allclose(drawn * others / sampler.batch_size, told, rtol=0.1)
+
+
+@pytest.mark.parametrize("by", ["interaction", "user"])
+@pytest.mark.parametrize("rows_per_user", [1, 8])
+def test_in_batch_negatives_weighed_by_log_q_stand_for_the_users_other_items_once_each(
+    by: str, rows_per_user: int, interactions: Interactions
+) -> None:
+    """Σ_j 1 / (expected draws of j) over a row's negatives that its user has is their number, but for its positive."""
+    sampler = samplers.sampler(interactions, batch_size=64, in_batch=True, by=by, rows_per_user=rows_per_user)  # type: ignore[arg-type]
+    batches = first_batches(sampler, 2000)
+    has = np.zeros((interactions.num_users, interactions.num_items), bool)
+    has[interactions.users, interactions.items] = True
+    found, wanted = 0.0, 0.0
+    for users, negatives, where, log_q in zip(
+        *(np.asarray(c) for c in (batches.users, batches.negatives, batches.where, batches.log_q)), strict=True
+    ):
+        rows = np.repeat(users, rows_per_user)
+        found += float(np.sum((where & has[rows][:, negatives]) / np.exp(log_q)[None, :]))
+        wanted += float(np.sum(has[rows].sum(axis=1) - 1))
+    assert found == pytest.approx(wanted, rel=0.03)
 
 
 @pytest.mark.parametrize("options", [{}, {"shared": True}, {"in_batch": True}, {"popularity": 0.5}])

@@ -240,8 +240,8 @@ def _rank_in_runs(sorted_groups: np.ndarray) -> np.ndarray:
 
 
 def _first_of_each(groups: np.ndarray, priority: np.ndarray, quota: np.ndarray) -> np.ndarray:
-    """Bool [E]: the quota[g] members of each group g with the lowest priority in [0, 1)."""
-    order = np.argsort(groups + priority, kind="stable")
+    """Bool [E]: the quota[g] members of each group g with the lowest priority."""
+    order = np.lexsort((priority, groups))
     chosen = np.zeros(len(groups), bool)
     chosen[order] = _rank_in_runs(groups[order]) < quota[groups[order]]
     return chosen

@@ -4,7 +4,10 @@
     exposure    P(user u sees item i)          = min(1, c · rank_i^−a), the same for all users: a long tail
     observed    = liked and seen
 
-What is popular in the data is what was shown, hardly what is liked: `quality` is independent of exposure.
+What is popular in the data is what was shown, hardly what is liked: `quality` is independent of exposure. Whether a
+user likes an item is drawn once: what was shown and not taken is not liked. So of the items that a user does not have,
+P(like) = p (1 − .9 e) / (1 − .9 e p) with p the preference and e the exposure, .1 of what is observed being the natural
+test: the best ranking of them puts what was shown most a little lower than the preference does.
 """
 
 from __future__ import annotations
