@@ -50,8 +50,9 @@ def _job(data: str, honest: dict[str, Any], folder: Path) -> dict[str, Any]:
             "tests": {t: arms["adjusted, unbiased"] for t, arms in honest["tests"].items()},
         }
     }
+    points = study.POINTS["adjusted"]
     for way in WAYS:
-        made = correct.adjust(two, split.train, leave_out=way, budget=study.POINTS, select_users=study.USERS)
+        made = correct.adjust(two, split.train, leave_out=way, budget=points, select_users=study.USERS)
         tests = pipeline.evaluate(made.tables, split, ks=[20])
         rows[way] = {
             "strengths": made.strengths,

@@ -12,7 +12,7 @@ them, which takes away much of that, not all. `notes` says so wherever it was do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -167,11 +167,12 @@ def frontiers(
     *,
     k: int = 20,
     budget: int = 24,
+    arms: Sequence[str] = ARMS,
     seed: int = 0,
 ) -> dict[str, list[Point]]:
     """Every point tried for the adjustment and the count control, on parts `natural` and `unbiased` of pairs unseen."""
-    problem, arms = _prepared(tables, ledger, train, valid, family="gradients", k=k, seed=seed)
-    return {name: selection.frontier(problem, arms[name], budget=budget, seed=seed) for name in ARMS}
+    problem, known = _prepared(tables, ledger, train, valid, family="gradients", k=k, seed=seed)
+    return {name: selection.frontier(problem, known[name], budget=budget, seed=seed) for name in arms}
 
 
 def _prepared(
