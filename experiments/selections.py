@@ -3,9 +3,9 @@
 
 The comparison carves validation parts once, chooses there, and trains what was chosen with five seeds, so its p know of
 users and seeds and not of the choice. Here all of that is done anew for each seed, with the settings of softmax that
-the comparison chose: parts are carved, the model is trained without them, strengths of its adjustments are chosen there as
-in the comparison, and the model of all training interactions is corrected and ranked. Each time ours (which of our two
-arms, validation says) and the others are set to keep 90 % of the plain model's natural NDCG on the test, as
+the comparison chose: parts are carved, the model is trained without them, strengths of its adjustments are chosen there
+as in the comparison, and the model of all training interactions is corrected and ranked. Each time ours (which of our
+two arms, validation says) and the others are set to keep 90 % of the plain model's natural NDCG on the test, as
 `experiments.equal` does it. Rows of results/selections.csv are not made again.
 """
 
@@ -94,8 +94,8 @@ def table(rows: list[dict[str, str]]) -> str:
     lines = ["# Selected anew", ""]
     lines += ["Made by `python -m experiments.selections`; `experiments/selections.py` says how. Softmax with MF at"]
     lines += [f"{equal.SHOWN:.0%} of its natural NDCG@20 on the test: unbiased NDCG@20 of ours less that of the count"]
-    lines += ["control, and less that of the best other correction of the same model (the count control, TTEN, PC, TDE), for"]
-    lines += ["selections and models of seeds 0, 1, ...; mean ± sd, p by Student's t over these.", ""]
+    lines += ["control, and less that of the best other correction of the same model (that control, TTEN, PC, TDE),"]
+    lines += ["for selections and models of seeds 0, 1, ...; mean ± sd, p by Student's t over these.", ""]
     lines += ["| data | ours | ours − count control, by selection | mean ± sd | p | ours − best other | p |"]
     lines += ["|---" * 7 + "|"]
     for data in dict.fromkeys(row["data"] for row in rows):

@@ -25,6 +25,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrec.names import want_whole
+
 PREFIX, MANIFEST, ARRAYS = "step_", "manifest.json", "arrays"
 
 
@@ -47,16 +49,20 @@ class Restored:
 
 def save(folder: Path | str, step: int, state: Any, *, meta: dict[str, Any] | None = None, keep: int = 2) -> Path:
     """Saves a pytree of arrays (typed keys too) and JSON `meta` as `step`, then removes all but it and the `keep` - 1
-    newest others."""
+    newest others. Raises TypeError for a leaf that is no array, ValueError for a step below 0."""
     import orbax.checkpoint as ocp
 
+    want_whole("step", step, 0)
+    named, _ = named_leaves(state)
+    for name, leaf in named.items():
+        if not hasattr(leaf, "dtype") or leaf.dtype.kind in "OU":
+            raise TypeError(f"a checkpoint holds arrays, but {name} is {leaf!r}; give jnp.asarray of a number")
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".partial-*"):  # of a process that was killed while saving
         shutil.rmtree(left, ignore_errors=True)
     partial, final = folder / f".partial-{step:08d}", folder / f"{PREFIX}{step:08d}"
     partial.mkdir()
-    named, _ = named_leaves(state)
     with ocp.StandardCheckpointer() as writer:
         writer.save(partial / ARRAYS, {name: np.asarray(_plain(leaf)) for name, leaf in named.items()})
     manifest = {"meta": meta or {}, "names": sorted(named), "files": _sums(partial)}
@@ -140,6 +146,8 @@ def _typed(found: np.ndarray, like: Any) -> Any:
     if isinstance(like, (np.ndarray, np.generic)):  # jax would cut 64 bits to 32
         return found
     array = jax.numpy.asarray(found)
+    if isinstance(like, jax.Array) and not _is_key(like) and len(like.sharding.device_set) > 1:
+        return jax.device_put(array, like.sharding)
     return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if _is_key(like) else array
 
 

@@ -59,6 +59,7 @@ def score_gradients(
     objective: Objective, user: Array, positive: Array, negative: Array, batch: Batch
 ) -> tuple[Array, ScoreGradients]:
     """Loss per row [B] and its gradients by score, from scored rows; the loss is summed over rows."""
+    batch.want_shapes()
     return _by_score(objective, pair_scores(user, positive), _other_scores(user, negative, len(positive)), batch)
 
 

@@ -1,8 +1,10 @@
-"""Names that people type: the nearest known one, for error messages."""
+"""Names and numbers that people give: messages about those that can't be."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -15,3 +17,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     near = get_close_matches(name, list(known), 1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def want_whole(name: str, value: Any, least: int = 1) -> None:
+    """ValueError for what is no whole number from `least`, as an array's length is.
+
+    >>> want_whole("width", 4.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: width must be a whole number from 1, got 4.0
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number from {least}, got {value!r}")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.names import want_whole
 from jaxrec.rows import accelerated, product, widened
 from jaxrec.types import Array, Scorer, Tables
 
@@ -288,6 +289,7 @@ def _largest(parts: dict[str, Array]) -> dict[str, Array]:
 
 def want_k(k: int, num_items: int) -> None:
     """ValueError for a length of lists that the catalogue can't have."""
+    want_whole("k", k, 0)
     if not 1 <= k <= num_items:
         cure = "lower k" if k > num_items else "a list has at least 1 item"
         raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; {cure}")

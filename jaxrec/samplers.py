@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.names import want_whole
 from jaxrec.rows import materialised
 from jaxrec.types import Array, Batch
 
@@ -56,13 +57,15 @@ class OrderedDraw:
 
 
 def want_rows(batch: Batch, num_users: int, num_items: int) -> None:
-    """ValueError for a batch that names a user or an item that there is not, which scatters drop without a word.
+    """ValueError for a batch whose arrays do not fit each other, or that names a user or an item that there is not,
+    which scatters drop without a word.
 
     >>> want_rows(Batch(jnp.array([0]), jnp.array([3]), jnp.array([[1]])), 1, 3)
     Traceback (most recent call last):
         ...
     ValueError: the sampler's positives must be in [0, 3), got 3
     """
+    batch.want_shapes()
     sides = (("users", batch.users, num_users), ("positives", batch.positives, num_items))
     for name, ids, count in (*sides, ("negatives", batch.negatives, num_items)):
         found = np.asarray(ids)
@@ -264,9 +267,10 @@ def sampler(
     """
     if len(train) == 0:
         raise ValueError("no training interactions to sample from")
-    if batch_size < 1 or num_negatives < 1:
-        raise ValueError(f"batch_size and num_negatives must be >= 1, got {batch_size} and {num_negatives}")
-    if rows_per_user < 1 or batch_size % rows_per_user:
+    sizes = {"batch_size": batch_size, "num_negatives": num_negatives, "rows_per_user": rows_per_user}
+    for name, number in sizes.items():
+        want_whole(name, number)
+    if batch_size % rows_per_user:
         raise ValueError(f"batch_size must be a multiple of rows_per_user, got {batch_size} and {rows_per_user}")
     if by not in ("interaction", "user"):
         raise ValueError(f"by must be 'interaction' or 'user', got {by!r}")

@@ -14,6 +14,7 @@ that the network gets. A loss that no scores tell (branches, several embeddings 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +37,7 @@ from jaxrec.gradients import (
     summed,
 )
 from jaxrec.models.base import Model
+from jaxrec.names import want_whole
 from jaxrec.objectives import Objective
 from jaxrec.optim import RowOptimizer
 from jaxrec.rows import take
@@ -115,14 +117,16 @@ def make_step(
 
     A model with a `score` of its own takes B times the memory of shared negatives at the scored rows.
 
-    optimizer: a `RowOptimizer` updates only touched rows, for models whose tables are their parameters; any optax
-        optimiser takes the dense gradient of all parameters.
+    optimizer: a `RowOptimizer` updates only touched rows, for models whose tables are their parameters; an optax
+        optimiser takes the dense gradient of all parameters. One that wants the loss, too, as `optax.lbfgs` and
+        `reduce_on_plateau` do, can't be used.
     transform: an optax transformation of `ScoreGradients`; its update is given users, positives, negatives
         and num_items, the model's.
     observation: what the ledger keeps; None trains without a ledger.
     l2: λ; each gathered raw row adds λ/2 ‖row‖² to the loss, once per occurrence (a row of `model.penalized` in its
         place where the model has that). The ledger does not see it.
     """
+    _want_objective(objective)
     through = optax.with_extra_args_support(optax.identity() if transform is None else transform)
 
     def read(
@@ -159,6 +163,17 @@ def make_step(
 
     blank = lambda: through.init(ScoreGradients(jnp.zeros(1), jnp.zeros((1, 1))))  # noqa: E731
     return _make(model, optimizer, cut, blank, observation=observation, l2=l2)
+
+
+def _want_objective(objective: Any) -> None:
+    """TypeError for what can't be called as an objective, like a factory that was not called."""
+    try:
+        inspect.signature(objective).bind(None, None, where=None, log_q=None)
+    except TypeError:
+        raise TypeError(
+            f"objective must take (positive, negative, where=, log_q=), got {objective!r}; is it to be called first, "
+            "like objectives.bpr()?"
+        ) from None
 
 
 def make_row_step(
@@ -223,11 +238,17 @@ def _make(
     l2: float,
 ) -> Step:
     """What both kinds of steps share: the way to the scored rows and back."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"optimizer must be one of jaxrec.optim or optax, like optim.row_adagrad(0.1), got {optimizer!r}; is it to "
+            "be called first?"
+        )
+    if observation is not None and not isinstance(observation, Observation):
+        raise TypeError(f"observation must be an Observation or None, got {observation!r}")
     if observation is not None and observation.gradients not in ("raw", "corrected"):
         raise ValueError(f'gradients must be "raw" or "corrected", got {observation.gradients!r}')
-    if observation is not None and observation.every < 1:
-        raise ValueError(f"every counts batches, from 1, got {observation.every}")
     if observation is not None:
+        want_whole("every, the number of batches of which one is read,", observation.every)
         ledgers.want_decay(observation.decay)
     if not (l2 >= 0 and l2 < float("inf")):
         raise ValueError(f"l2 must be a number from 0, got {l2}")
@@ -267,6 +288,7 @@ def _make(
 
     @jax.default_matmul_precision("highest")  # float32 on accelerators, too, as on CPUs
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        batch.want_shapes()
         raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
         scored, pull_to_raw = jax.vjp(heads, *raw)
         at = cut(scored, state, batch)

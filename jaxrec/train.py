@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.brief import brief
+from jaxrec.names import want_whole
 from jaxrec.rows import accelerated
 from jaxrec.samplers import OrderedDraw, Sampler, want_rows
 from jaxrec.step import Info, Step, TrainState
@@ -51,6 +52,7 @@ def make_epoch(step: Step, sampler: Sampler) -> Epoch:
     users or items than the model has; of one that does not tell its `rows` the first batch is looked at
     (`testing.check_sampler` looks at all).
     """
+    want_whole("the sampler's num_batches", sampler.num_batches)
     drawn, there = sampler.rows, step.rows
     if drawn is not None and there is not None and (drawn[0] > there[0] or drawn[1] > there[1]):
         raise ValueError(
@@ -163,6 +165,9 @@ def fit(
         raise ValueError(f"epochs must be a whole number from 0, got {epochs!r}")
     if key is not None and not hasattr(key, "dtype"):
         raise TypeError(f"key must be a key like jax.random.key(0), got {key!r}")
+    if state is not None and not isinstance(state, TrainState):
+        kind = type(state).__name__
+        raise TypeError(f"state must be a TrainState, got {kind}; of a restored checkpoint it is .state")
     if (monitor is None) != (evaluate is None):
         raise ValueError("evaluate and monitor go together: evaluate gives metrics, monitor names the one that counts")
     if patience is not None and monitor is None:

@@ -37,6 +37,27 @@ class Batch(NamedTuple):
         """R, which the shapes tell."""
         return len(self.positives) // len(self.users)
 
+    def want_shapes(self) -> None:
+        """ValueError where the arrays do not fit each other, which would be broadcast or read as something else.
+
+        >>> Batch(jnp.arange(2), jnp.arange(2), jnp.ones((2, 3), int), where=jnp.ones((2, 1), bool)).want_shapes()
+        Traceback (most recent call last):
+            ...
+        ValueError: a batch of 2 rows and 3 negatives wants where of shape (2, 3), got (2, 1)
+        """
+        users, rows, own = (jnp.shape(ids) for ids in self[:3])
+        if not (len(users) == len(rows) == 1 and users[0] and rows[0] and rows[0] % users[0] == 0):
+            raise ValueError(f"a batch wants users [B] or [B/R] and positives [B], got shapes {users} and {rows}")
+        number = own[-1] if own else 0
+        if number < 1 or own not in ((number,), (*rows, number)):
+            wanted = f"negatives [K] or [{rows[0]}, K], K >= 1"
+            raise ValueError(f"a batch of {rows[0]} rows wants {wanted}, got shape {own}")
+        told = f"a batch of {rows[0]} rows and {number} negatives wants"
+        if self.where is not None and jnp.shape(self.where) != (*rows, number):
+            raise ValueError(f"{told} where of shape {(*rows, number)}, got {jnp.shape(self.where)}")
+        if self.log_q is not None and jnp.shape(self.log_q) != own:
+            raise ValueError(f"{told} log_q of the negatives' shape {own}, got {jnp.shape(self.log_q)}")
+
     def by_row(self) -> Batch:
         """The batch with a user for each row, [B].
 

@@ -285,6 +285,18 @@ def test_tten_knows_the_lengths_of_tiny_and_huge_rows(size: float, ledger: ledge
 def test_a_chain_takes_adjustments_one_by_one() -> None:
     with pytest.raises(TypeError, match="chain takes adjustments one by one"):
         adj.chain([adj.identity()])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"chain takes adjustments one by one.*tten"):
+        adj.chain(adj.tten)  # type: ignore[arg-type]
+
+
+def test_strengths_of_users_are_not_taken_for_those_of_items(tables: Tables, ledger: ledgers.GradientLedger) -> None:
+    each = jnp.ones(len(tables.item))
+    for make in (adj.offset_by_gradient, adj.rescale_by_gradient, adj.add_gradients, adj.tten):
+        with pytest.raises(ValueError, match=r"this strength must be one number, got shape \(\d+,\)"):
+            make(each)
+    for make in (adj.remove_direction, adj.offset_by_gradient):
+        with pytest.raises(ValueError, match=r"z must be one number for each of \d+ users, got shape \(3,\)"):
+            make(0.5, spread=0.1, z=jnp.ones(3))(tables, ledger)
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"remove_direction", "personal direction", "tten"}))

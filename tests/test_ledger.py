@@ -258,8 +258,10 @@ def test_one_batch_of_several_decays_as_much_as_all() -> None:
 
 
 def test_batches_are_counted_from_one() -> None:
-    with pytest.raises(ValueError, match="every counts batches, from 1, got 0"):
+    with pytest.raises(ValueError, match=r"every, the number of batches .* a whole number from 1, got 0"):
         make_step(models.mf(3, 2, 4), objectives.bpr(), optim.row_sgd(0.1), observation=Observation(every=0))
+    with pytest.raises(ValueError, match=r"a whole number from 1, got 2\.5"):
+        make_step(models.mf(3, 2, 4), objectives.bpr(), optim.row_sgd(0.1), observation=Observation(every=2.5))  # type: ignore[arg-type]
 
 
 def test_totals_want_one_weight_a_row() -> None:

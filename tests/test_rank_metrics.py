@@ -306,6 +306,16 @@ def test_metrics_of_ones_own_stand_beside_the_others(case: tuple) -> None:
     for k in (1, 5):
         np.testing.assert_array_equal(found.per_user[f"found@{k}"], found.per_user[f"recall@{k}"])
         assert found.summary[f"found@{k}"] == found.summary[f"recall@{k}"]
+
+
+    def forgetful(hits: np.ndarray, relevant: np.ndarray, items: np.ndarray) -> np.ndarray:
+        hits[:, 0] = False
+        return hits.mean(axis=1)
+
+    with pytest.raises(ValueError, match="read-only"):  # or what comes after it would be of fewer hits
+        metrics.evaluate(ranking, test, train, ks=[1, 5], own={"forgetful": forgetful})
+    with pytest.raises(ValueError, match=r"one or several, like \[20\], got 5"):
+        metrics.evaluate(ranking, test, train, ks=5)  # type: ignore[arg-type]
     for name, metric, message in [
         ("recall", own["found"], "called 'recall' already"),
         ("coverage", own["found"], "called 'coverage' already"),

@@ -240,10 +240,10 @@ def test_same_key_same_batches() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "must be >= 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1, got 0"),
         ({"batch_size": 32, "rows_per_user": 5}, "multiple of rows_per_user, got 32 and 5"),
-        ({"rows_per_user": 0}, "multiple of rows_per_user, got 4096 and 0"),
-        ({"num_negatives": 0}, "must be >= 1"),
+        ({"rows_per_user": 0}, "rows_per_user must be a whole number from 1, got 0"),
+        ({"num_negatives": 2.0}, r"num_negatives must be a whole number from 1, got 2\.0"),
         ({"by": "item"}, "by must be"),
         ({"in_batch": True, "shared": True}, "wants shared=False and popularity=0, got shared=True and popularity=0"),
         ({"in_batch": True, "popularity": 0.5}, "wants shared=False and popularity=0, got .* popularity=0.5"),

@@ -21,7 +21,7 @@ from conftest import random_interactions
 
 from jaxrec import checkpoint, metrics, models, objectives, optim, rank, samplers, testing
 from jaxrec.baselines import strata
-from jaxrec.gradients import ScoreGradients
+from jaxrec.gradients import ScoreGradients, score_gradients
 from jaxrec.step import Info, TrainState, make_step
 from jaxrec.train import DivergenceError, fit, make_epoch
 from jaxrec.transforms import training
@@ -425,6 +425,11 @@ def test_leaves_come_back_as_what_they_were(tmp_path: Path) -> None:
     assert isinstance(found["own"], jax.Array)
     with pytest.raises(ValueError, match=r"two leaves have one name, .* a\.b"):
         checkpoint.save(tmp_path / "other", 1, {"a.b": jnp.ones(1), "a": {"b": jnp.ones(2)}})
+    with pytest.raises(TypeError, match=r"holds arrays, but a is 1\.0"):
+        checkpoint.save(tmp_path / "other", 1, {"a": 1.0})
+    with pytest.raises(ValueError, match="step must be a whole number from 0, got -1"):
+        checkpoint.save(tmp_path / "other", -1, state)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("name", ["users", "positives", "negatives"])
@@ -581,6 +586,55 @@ def test_propensities_must_be_probabilities() -> None:
         training.propensity_weights(np.array([0.0, 1.0]))
 
 
+def test_weights_that_would_train_uphill_are_refused() -> None:
+    for weights in (-jnp.ones(3), jnp.ones((3, 1)), jnp.full(3, jnp.nan)):
+        with pytest.raises(ValueError, match="weights must be one finite number from 0 for each item"):
+            training.weight_rows(weights)
+    with pytest.raises(ValueError, match="clip must be above 0, got -3"):
+        training.propensity_weights(np.ones(3), clip=-3)
+
+
+def test_parts_that_were_not_called_are_told() -> None:
+    model = models.mf(4, 5, 2)
+    for objective, optimizer, more, message in [
+        (objectives.bpr, optim.row_sgd(0.1), {}, r"objective must take .* like objectives\.bpr\(\)"),
+        (objectives.bpr(), optim.row_sgd, {}, "optimizer must be one of .* is it to be called first"),
+        (objectives.bpr(), optax.adam, {}, "optimizer must be one of"),
+        (objectives.bpr(), optim.row_sgd(0.1), {"observation": True}, "observation must be an Observation or None"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            make_step(model, objective, optimizer, **more)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"width must be a whole number from 1, got 4\.0"):
+        models.mf(4, 5, 4.0)  # type: ignore[arg-type]
+    sampler, step = parts()
+    state = step.init(jax.random.key(0))
+    with pytest.raises(TypeError, match=r"state must be a TrainState, got Restored; .* it is \.state"):
+        fit(step, sampler, epochs=1, state=checkpoint.Restored(1, state, {}))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="num_batches must be a whole number from 1, got 0"):
+        fit(step, sampler._replace(num_batches=0), epochs=1, state=state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"where": jnp.ones((2, 1), bool)}, r"where of shape \(2, 2\), got \(2, 1\)"),
+        ({"log_q": jnp.ones(2)}, r"log_q of the negatives' shape \(2, 2\), got \(2,\)"),
+        ({"positives": jnp.arange(3)}, r"users \[B\] or \[B/R\] and positives \[B\], got shapes \(2,\) and \(3,\)"),
+        ({"negatives": jnp.ones((3, 2), int)}, r"negatives \[K\] or \[2, K\], K >= 1, got shape \(3, 2\)"),
+        ({"negatives": jnp.ones((2, 0), int)}, r"got shape \(2, 0\)"),
+    ],
+)
+def test_arrays_of_a_batch_fit_each_other(change: dict[str, Any], message: str) -> None:
+    batch = Batch(jnp.arange(2), jnp.arange(2), jnp.ones((2, 2), int))._replace(**change)
+    with pytest.raises(ValueError, match=message):
+        score_gradients(objectives.bpr(), jnp.ones((2, 2)), jnp.ones((2, 2)), jnp.ones((2, 2, 2)), batch)
+    _, step = parts()
+    with pytest.raises(ValueError, match=message):
+        step.update(step.init(jax.random.key(0)), batch)
+    with pytest.raises(ValueError, match=message):
+        samplers.want_rows(batch, 40, 30)
+
+
 def test_a_sampler_of_more_than_the_model_has_is_refused() -> None:
     whole = random_interactions(users=30, items=20)
     sampler = samplers.sampler(whole, batch_size=8)
@@ -620,6 +674,7 @@ def test_a_state_sharded_by_rows_trains_and_ranks_the_same() -> None:
     command = [sys.executable, str(Path(__file__).with_name("sharded.py"))]
     found = json.loads(subprocess.run(command, env=two, check=True, capture_output=True, text=True).stdout)
     assert found["devices"] == [1, 2]
+    assert (found["devices after a checkpoint"], found["restored"]) == (2, True)
     assert found["moved"] > 0.01
     assert found["largest difference"] < 1e-5
     assert found["lists that differ"] == 0

@@ -47,6 +47,8 @@ def treated(train: Interactions, *, part: float = 0.1, seed: int = 0) -> np.ndar
 
 def with_sample(train: Interactions, sample: Interactions) -> tuple[Interactions, np.ndarray]:
     """Both sets as one, and which of its interactions are of the sample, [E] bool ordered by (user, item)."""
+    if not isinstance(sample, Interactions):
+        raise ValueError(f"cause's sample must be Interactions, got {sample!r}; the share of train is part")
     if (sample.num_users, sample.num_items) != (train.num_users, train.num_items):
         wanted, got = f"{train.num_users} x {train.num_items}", f"{sample.num_users} x {sample.num_items}"
         raise ValueError(f"cause wants a sample of the training set's {wanted} users and items, got {got}")

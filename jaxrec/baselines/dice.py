@@ -24,6 +24,7 @@ from jaxrec.baselines.strata import around, want_own
 from jaxrec.data.interactions import Interactions
 from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.models import candidate_scores, pair_scores
+from jaxrec.names import want_whole
 from jaxrec.objectives import row_mean
 from jaxrec.presets import Settings
 from jaxrec.rows import product
@@ -86,6 +87,8 @@ def objective(
     that of the mean loss. It looks at the first `compared` rows (None: all), because dCor costs O(B²). A negative as
     popular as the positive is neither in O1 nor in O2.
     """
+    if compared is not None:
+        want_whole("dice's compared", compared)
     if alpha < 0 or beta < 0 or not 0 < decay <= 1 or kind not in get_args(Discrepancy):
         wanted = f"alpha, beta >= 0, decay in (0, 1] and a kind of {', '.join(get_args(Discrepancy))}"
         raise ValueError(f"dice wants {wanted}; got {alpha}, {beta}, {decay} and {kind!r}")

@@ -27,5 +27,7 @@ def build(
     With gain = 0 and middle = −∞ nothing is changed. `weighted` accumulates what the weights left of the gradients;
     without it an item whose pushes are muted is counted as pushed all the same, and its scores may rise without end.
     """
+    if not (slope >= 0 and gain >= 0):
+        raise ValueError(f"eql wants slope, gain >= 0, got {slope} and {gain}")
     gate = gradient_ratio_gate(slope=slope, middle=middle, gain=gain)
     return presets.build(settings, train, transform=equalize(train.num_items, gate=gate, weighted=weighted))

@@ -35,6 +35,7 @@ from jaxrec.gradients import RowObjective, ScoredRows
 from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, embed, pair_scores
 from jaxrec.models.wrappers import unit
+from jaxrec.names import want_whole
 from jaxrec.presets import Settings
 from jaxrec.step import make_row_step
 from jaxrec.types import Array, Batch, Params, Tables
@@ -105,6 +106,8 @@ def objective(
     over its positives, and the sum of both stands in every row, so that λ₂ is that of the mean loss. It looks at the
     first `compared` rows (None: all), because it costs O(B²).
     """
+    if compared is not None:
+        want_whole("invcf's compared", compared)
     weights = popularity, disentangle, invariance
     if not temperature > 0 or min(weights) < 0:
         got = ", ".join(map(str, (temperature, *weights)))

@@ -11,6 +11,7 @@ Zhang et al. 2021, arXiv 2105.06067.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -136,6 +137,8 @@ def build(
     found = popularity(train, stages=stages)
     assembly = presets.build(settings, train, objective=objective(found, gamma=gamma), make=make_batch_step)
     model, m = assembly[0], foretold(found, trend=trend)
+    if test_gamma is not None and not isinstance(test_gamma, numbers.Real):
+        raise ValueError(f"pda's test_gamma must be a number, got {test_gamma!r}")
     strengths = {"gamma": gamma if test_gamma is None else test_gamma} if inject else {}
 
     def rank(params: Params, ledger: GradientLedger | None = None, **given: float) -> Tables | Scorer:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxrec.baselines import (
     adap_tau,
@@ -106,6 +108,22 @@ def _entry(name: str) -> Entry:
     return METHODS[name]
 
 
+def _want_kind(what: str, value: Any, usual: Any) -> None:
+    """ValueError for a value of another kind than the default: a bool, a whole number, a number, a word. What is None
+    by default is left to the method."""
+    if isinstance(usual, bool):
+        fits, kind = isinstance(value, (bool, np.bool_)), "True or False"
+    elif isinstance(usual, int):
+        fits = value is None or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
+        kind = "a whole number"
+    elif isinstance(usual, float):
+        fits, kind = isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value, "a number"
+    else:
+        fits, kind = not isinstance(usual, str) or isinstance(value, str), "a word"
+    if not fits:
+        raise ValueError(f"{what} must be {kind}, got {value!r}")
+
+
 def build(name: str, train: Interactions, backbone: Literal["mf", "lightgcn"] = "mf", **given: Any) -> Method:
     """A method on a backbone, from its own settings; `given` are options of it, and fields of `Settings` to change.
 
@@ -124,6 +142,10 @@ def build(name: str, train: Interactions, backbone: Literal["mf", "lightgcn"] = 
     settings = override(settings, {n: v for n, v in given.items() if n not in own}, source=name)
     if settings.rows_per_user != 1:
         raise ValueError(f"{name} wants rows_per_user 1, a user a row, got {settings.rows_per_user}")
+    usual = inspect.signature(entry.build).parameters
+    for option in own:
+        if option in given:
+            _want_kind(f"{name}'s {option}", given[option], usual[option].default)
     if "key" in own:
         given = {"key": jax.random.key(0), **given}
     return entry(settings, train, **{n: v for n, v in given.items() if n in own})

@@ -94,6 +94,8 @@ def evaluate(
     users, items = ranking.users[keep], ranking.items[keep]
     relevant = test.user_counts[users]
     hits = hit_matrix(users, items, test)
+    for array in (items, relevant, hits):
+        array.flags.writeable = False  # own metrics get views of them
     profiles = pop.profile_popularity(train)[users]
     groups = pop.popularity_groups(train.item_counts)
     evaluated = np.zeros(test.num_users, bool)
@@ -133,6 +135,8 @@ def _check(
     ranking: TopK, test: Interactions, train: Interactions, ks: Sequence[int], propensities: np.ndarray | None
 ) -> None:
     width = ranking.items.shape[1]
+    if isinstance(ks, int):
+        raise ValueError(f"ks are the cut-offs, one or several, like [20], got {ks}")
     for k in ks:
         if not 1 <= k <= width:
             raise ValueError(f"cut-offs must be between 1 and the {width} ranked items, got {k}; rank with k={k}")
@@ -141,6 +145,7 @@ def _check(
         raise ValueError("the ranking holds users or items unknown to the test; rank tables of the same split")
     if len(np.unique(ranking.users)) != len(ranking.users):
         raise ValueError("a user is ranked twice; pass each user once to top_k")
+    propensities = None if propensities is None else np.asarray(propensities)
     if propensities is not None and not (
         propensities.shape == (test.num_items,) and np.all((propensities > 0) & (propensities <= 1))
     ):

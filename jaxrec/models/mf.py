@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.models.base import Model, identity
+from jaxrec.names import want_whole
 from jaxrec.types import Array, Params
 
 
@@ -21,6 +22,7 @@ def mf(num_users: int, num_items: int, width: int = 64, *, scale: float = 0.1, b
     >>> params["item"].shape, model.width
     ((5, 5), 6)
     """
+    want_whole("width", width)
     extra = int(biases)
 
     def init(key: Array) -> Params:

@@ -7,8 +7,9 @@ where it is the Python number 0 the tables come back bit for bit. Source of the 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -67,7 +68,7 @@ def chain(*adjustments: Adjustment) -> Adjustment:
     0.5774
     """
 
-    if odd := [one for one in adjustments if not callable(one)]:
+    if odd := [one for one in adjustments if not _takes_two(one)]:
         raise TypeError(f"chain takes adjustments one by one, like chain(tten(0.5), unit_rows('user')), got {odd[0]!r}")
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
@@ -76,6 +77,17 @@ def chain(*adjustments: Adjustment) -> Adjustment:
         return tables
 
     return apply
+
+
+def _takes_two(one: Any) -> bool:
+    """Whether it can be called with tables and a ledger, as what makes an adjustment can't."""
+    try:
+        inspect.signature(one).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # it does not tell
+        pass
+    return True
 
 
 def is_zero(strength: Strength) -> bool:
@@ -153,7 +165,8 @@ def remove_direction(
         d = widen(ledgers.direction(ledger.items, weighting), tables.user.shape[1])
         alpha = strength
         if not is_zero(spread):
-            alpha = personal(strength, spread, mainstream(ledger, weighting=weighting) if z is None else z)
+            own = mainstream(ledger, weighting=weighting) if z is None else z
+            alpha = personal(strength, spread, _want_each_user(tables, own))
         return remove_along(tables, d, alpha)
 
     return apply
@@ -192,7 +205,7 @@ def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
     P̂_i points to the users who like i, N̂_i away from those who were shown it in vain (both are −∂ℓ/∂v). In training
     popular items have by far the larger steps (claim ii of the paper); in this step all items have alike.
     """
-    if is_zero(pull) and is_zero(push):
+    if is_zero(_want_one(pull)) and is_zero(_want_one(push)):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
@@ -222,6 +235,23 @@ def _want_each_item(tables: Tables, numbers: Array) -> None:
             f"an adjustment takes one number for each of the {tables.item.shape[0]} items, got shape {numbers.shape}; "
             "are they from the ledger or the counts of another catalogue?"
         )
+
+
+def _want_each_user(tables: Tables, numbers: Array) -> Array:
+    """ValueError for numbers of other users than the tables'."""
+    if jnp.shape(numbers) != tables.user.shape[:1]:
+        raise ValueError(f"z must be one number for each of {len(tables.user)} users, got shape {jnp.shape(numbers)}")
+    return numbers
+
+
+def _want_one(strength: Strength) -> Strength:
+    """ValueError for several strengths where one is for all, which would be taken for the items'."""
+    if jnp.ndim(strength) != 0:
+        raise ValueError(
+            f"this strength must be one number, got shape {jnp.shape(strength)}; `spread` and `z` make one for each "
+            "user, and so does `add_offset`"
+        )
+    return strength
 
 
 def _scaled(tables: Tables, g: Array, power: Strength) -> Tables:
@@ -257,7 +287,7 @@ def rescale_by_gradient(strength: Strength, *, by: Measure = "size") -> Adjustme
     The mean only fixes the scale, which no ranking sees; the geometric one keeps scores in their range. An item without
     any g is treated like the one with the smallest.
     """
-    if is_zero(strength):
+    if is_zero(_want_one(strength)):
         return identity()
     return lambda tables, ledger: _scaled(tables, ledgers.magnitude(ledger.items, by), strength)
 
@@ -271,13 +301,13 @@ def offset_by_gradient(
     Σ_u p(i|u) over what was trained on, times ‖û‖: the item's share in all that the model would recommend. So κ = 1 by
     "push" turns p(i|u) into a ranking by p(u|i), which is what a test uniform over items asks for.
     """
-    if is_zero(strength):
+    if is_zero(_want_one(strength)):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
         scale = None
         if not is_zero(spread):
-            scale = personal(1.0, spread, mainstream(ledger) if z is None else z)
+            scale = personal(1.0, spread, _want_each_user(tables, mainstream(ledger) if z is None else z))
         return add_offset(tables, -strength * log_relative(ledgers.magnitude(ledger.items, by)), scale)
 
     return apply
@@ -285,14 +315,14 @@ def offset_by_gradient(
 
 def rescale_by_count(strength: Strength, counts: Array) -> Adjustment:
     """The control: v_i ← v_i · (n_i / geometric mean n)^−γ, from raw training counts [I]; no gradient is read."""
-    if is_zero(strength):
+    if is_zero(_want_one(strength)):
         return identity()
     return lambda tables, ledger: _scaled(tables, jnp.asarray(counts, jnp.float32), strength)
 
 
 def offset_by_count(strength: Strength, counts: Array) -> Adjustment:
     """The additive control: s_ui ← s_ui − κ (log n_i − mean log n), from raw training counts [I]."""
-    if is_zero(strength):
+    if is_zero(_want_one(strength)):
         return identity()
     return lambda tables, ledger: add_offset(tables, -strength * log_relative(jnp.asarray(counts, jnp.float32)))
 
@@ -302,7 +332,7 @@ def tten(power: Strength = 1.0) -> Adjustment:
 
     Zero rows stay zero. An item bias is part of the row, as one more column.
     """
-    if is_zero(power):
+    if is_zero(_want_one(power)):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:

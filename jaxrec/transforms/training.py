@@ -2,7 +2,8 @@
 
 An update receives `ScoreGradients` (∂ℓ/∂s of a batch: positive [B], negative [B, K]) and as extra arguments the ids
 `users` [B], `positives` [B], `negatives` [B, K] or [K], and `num_items`, the model's; it takes `**extra` for those that
-it has no use for. In the paper's setting none is used: it corrects at test time.
+it has no use for; there are no `params`, which `optax.add_decayed_weights` and its like want. In the paper's setting
+none is used: it corrects at test time.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class Empty(NamedTuple):
 def weight_rows(weights: Array) -> optax.GradientTransformationExtraArgs:
     """Multiplies the score gradients of a row by the weight [I] of its positive item, as if its loss had it."""
     weights = jnp.asarray(weights, jnp.float32)
+    known = not isinstance(weights, jax.core.Tracer)
+    if weights.ndim != 1 or (known and not bool(jnp.all((weights >= 0) & (weights < jnp.inf)))):
+        raise ValueError(f"weights must be one finite number from 0 for each item, got shape {weights.shape}")
 
     def init(params: Any) -> Empty:
         return Empty()
@@ -53,6 +57,8 @@ def propensity_weights(
     p = np.asarray(propensities, np.float64)
     if not (np.all(p > 0) and np.all(p <= 1)):
         raise ValueError(f"propensities must be in (0, 1], got values from {p.min()} to {p.max()}")
+    if not clip > 0:
+        raise ValueError(f"clip must be above 0, got {clip}")
     return weight_rows(jnp.asarray(np.minimum(1 / p, clip), jnp.float32))
 
 
