@@ -7,8 +7,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from experiments import ablation, carving, halves
+from experiments import ablation, carving, halves, selections
+from experiments.selections import CONTROL
 from jaxrec import frozen, rank, select
 from jaxrec.data import Interactions
 from jaxrec.types import Tables
@@ -80,6 +82,25 @@ def test_pc_by_push_is_pc_where_pushes_are_as_the_counts() -> None:
     np.testing.assert_array_equal(lists[2], lists[3])
     np.testing.assert_array_equal(lists[0], lists[2])
     assert (lists[0] != lists[1]).any()
+
+
+def test_selections_are_compared_at_equal_natural_accuracy_one_by_one() -> None:
+    """Of a plain .40 / .10: .36 is kept by ours as .2 of it and .8 of (.35, .20), by the control as .4 and .6 of
+    (.3333, .20); the other arm of ours, which validation likes less, does not count."""
+    points = {"softmax": (0.4, 0.1, 0.3), "softmax+adjusted": (0.35, 0.2, 0.5), "softmax+exposure": (0.36, 0.4, 0.4)}
+    points |= {CONTROL: (0.4 - 0.2 / 3, 0.2, 0.6)}
+    rows = []
+    for seed, more in (("0", 0.0), ("1", 0.05)):
+        for name, (natural, unbiased, valid) in points.items():
+            for label in [name] if name == "softmax" else [name, f"{name}@loss10"]:
+                shown = unbiased + more * (name == "softmax+adjusted")
+                row = {"data": "d", "seed": seed, "label": label, "valid natural": "0.4", "valid unbiased": str(valid)}
+                rows.append(row | {"natural": str(natural), "unbiased": str(shown)})
+    arm, control, best = selections.against([row for row in rows if row["seed"] == "0"])
+    assert (arm, control) == ("adjusted", pytest.approx(0.18 - 0.16))
+    assert best == control
+    line = selections.table(rows).splitlines()[-1]
+    assert line.startswith("| d | adjusted 2 | +0.0200, +0.0600 | +0.0400 ± 0.0283 | 0.3 |")
 
 
 def test_the_page_of_carving_puts_ways_side_by_side() -> None:
