@@ -202,10 +202,11 @@ def controls(groups: list[tuple[Group, Draws]]) -> list[str]:
     rule, cells = "loss10", dict[str, list[str]]()
     found: dict[str, tuple[float, float]] = {}
     for group, draws in groups:
+        there = whole(group)
         for base in dict.fromkeys(name.split("+")[0] for name in group.pools if is_ours(name)):
             two = group.ours(rule, base), f"{base}+count_control"
             labels = [label_of(name, rule) for name in two]
-            if not all(label in group.rows and name in whole(group) for label, name in zip(labels, two, strict=True)):
+            if not all(label in group.rows and name in there for label, name in zip(labels, two, strict=True)):
                 continue
             natural = [draws.natural(label) for label in labels]
             wanted = max(natural, key=lambda drawn: float(drawn[0]))
