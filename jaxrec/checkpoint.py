@@ -55,7 +55,7 @@ def save(folder: Path | str, step: int, state: Any, *, meta: dict[str, Any] | No
     want_whole("step", step, 0)
     named, _ = named_leaves(state)
     for name, leaf in named.items():
-        if not hasattr(leaf, "dtype") or leaf.dtype.kind in "OU":
+        if not hasattr(leaf, "dtype") or _plain(leaf).dtype.kind in "OU":
             raise TypeError(f"a checkpoint holds arrays, but {name} is {leaf!r}; give jnp.asarray of a number")
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
