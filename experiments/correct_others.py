@@ -5,7 +5,7 @@ For each data set and library:
 1. Validation parts are carved from train (`correct.small_carve`), and the library trains on what is left with each of
    its candidate settings; the best natural NDCG@20 on validation wins.
 2. Strengths of the gradients' adjustment and of the count control are selected for that model on those parts. The
-   control has four times the points, since what is of use to it is a small part of its box for some of these models.
+   control has four times the points, so that it is not behind for want of tries.
 3. The library trains again on all of train; the ledger is read off its frozen tables, the strengths are applied, and
    each test is ranked once an arm.
 

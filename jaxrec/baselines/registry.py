@@ -111,13 +111,13 @@ def _entry(name: str) -> Entry:
 def _want_kind(what: str, value: Any, usual: Any) -> None:
     """ValueError for a value of another kind than the default: a bool, a whole number, a number, a word. What is None
     by default is left to the method."""
+    truth = isinstance(value, (bool, np.bool_))
     if isinstance(usual, bool):
-        fits, kind = isinstance(value, (bool, np.bool_)), "True or False"
+        fits, kind = truth, "True or False"
     elif isinstance(usual, int):
-        fits = value is None or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
-        kind = "a whole number"
+        fits, kind = value is None or (isinstance(value, numbers.Integral) and not truth), "a whole number"
     elif isinstance(usual, float):
-        fits, kind = isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value, "a number"
+        fits, kind = isinstance(value, numbers.Real) and not truth and value == value, "a number"
     else:
         fits, kind = not isinstance(usual, str) or isinstance(value, str), "a word"
     if not fits:
