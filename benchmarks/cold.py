@@ -92,7 +92,7 @@ def cold(plan: Plan) -> list[Row]:
                     if cache is not None:
                         start(data, preset, cache)
                     found = [start(data, preset, cache) for _ in range(1 if plan.quick else max(plan.repeats // 2, 1))]
-                except RuntimeError as problem:
+                except (RuntimeError, subprocess.TimeoutExpired) as problem:
                     failed = absent(what, peer, "s", str(problem), target=1.0, kind="overhead")
                     rows.append(failed | {"failed": True})
                     continue

@@ -15,6 +15,7 @@ from benchmarks import inputs, machine, report, suite
 from benchmarks.contest import Contender, once
 from benchmarks.plan import Plan
 from benchmarks.worker import THREADS, accelerator
+from jaxrec import files
 
 
 def compare(
@@ -96,7 +97,7 @@ def main(
             report.save(out, results)
         if page is not None:
             page.parent.mkdir(parents=True, exist_ok=True)
-            page.write_text(report.markdown(results))
+            files.write_text(page, report.markdown(results))
 
     try:
         figures = next((file.parent for file in (page, out) if file is not None), None)

@@ -33,10 +33,6 @@ class Contender(NamedTuple):
     options: Mapping[str, Any] = {}
     environment: Mapping[str, str] = {}
 
-    def having(self, **options: Any) -> Contender:
-        """The same with more options."""
-        return self._replace(options={**self.options, **options})
-
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with the threads of every pool set, and without what would make figures others."""

@@ -43,19 +43,18 @@ def bytes_of(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf.dtype, "itemsize"))
 
 
-def predict_training(step: Any, sampler: Any, *, width: int, negatives: int, shared: bool = False) -> dict[str, int]:
-    """Bytes by part: tables, optimiser, ledger, interactions, and the rows (and shared scores) of one batch."""
+def predict_training(step: Any, sampler: Any, *, width: int, negatives: int) -> dict[str, int]:
+    """Bytes by part: tables, optimiser, ledger, interactions, and the rows of one batch."""
     import jax
 
     state = jax.eval_shape(step.init, jax.random.key(0))
-    rows = 2 * sampler.batch_size + negatives * (1 if shared else sampler.batch_size)
-    scores = negatives * sampler.batch_size if shared else 0
+    rows = (2 + negatives) * sampler.batch_size
     return {
         "tables": bytes_of(state.params),
         "optimiser": bytes_of(state.optimizer),
         "ledger": bytes_of(state.ledger),
         "interactions": bytes_of(sampler.data),
-        "batch": 4 * (rows * width + scores),
+        "batch": 4 * rows * width,
     }
 
 

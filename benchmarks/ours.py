@@ -72,7 +72,7 @@ def preset(options: dict[str, Any], train: Interactions) -> tuple[Sampler, Step]
 
 def light_gcn(options: dict[str, Any], train: Interactions) -> tuple[Sampler, Step]:
     """LightGCN of 3 layers, BPR, Adam on all parameters."""
-    model = models.lightgcn(train, WIDTH, layers=options.get("layers", 3))
+    model = models.lightgcn(train, WIDTH, layers=3)
     sampler = samplers.sampler(train, batch_size=options.get("batch", BATCH), num_negatives=1)
     seen = observation(options, train)
     return sampler, make_step(model, objectives.bpr(), optax.adam(1e-3), observation=seen, l2=1e-4)

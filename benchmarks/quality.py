@@ -108,7 +108,8 @@ def time_to_quality(plan: Plan) -> list[Row]:
         one = contender(name, learner.settings[0], plan.data, level=LEVELS[-1], budget=budget)
         turns = 1 if plan.quick else max(plan.repeats // 3, 1)
         outcome = contest([one], repeats=1, warm=0, patience=plan.patience + 4 * budget)[0]
-        if outcome.readings and outcome.readings[0]["seconds"] < budget:  # who takes the whole budget takes it once
+        there = bool(outcome.readings) and outcome.readings[0]["seconds"] < budget
+        if there and turns > 1:  # who takes the whole budget takes it once
             again = contest([one], repeats=turns - 1, warm=0, patience=plan.patience + 4 * budget)[0]
             outcome.readings.extend(again.readings)
         found[name] = outcome

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row
-
-HEADINGS = ("what", "peer", "ours", "theirs", "unit", "ratio", "target", "met")
+from benchmarks.rows import KEYS, Row
+from jaxrec import files
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -27,7 +25,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def cells(found: Row) -> tuple[str, ...]:
-    """A row as text, in the order of `HEADINGS`."""
+    """A row as text, in the order of `KEYS`."""
     met = {True: "yes", False: "no", None: "–"}[found["met"]]
     sign = "≤ " if found.get("kind") == "overhead" else "≥ "
     target = "–" if found["target"] is None else sign + number(found["target"])
@@ -41,7 +39,7 @@ def show(rows: list[Row]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in HEADINGS:
+    for heading in KEYS:
         table.add_column(heading, justify="right" if heading in ("ours", "theirs", "ratio", "target") else "left")
     for found in rows:
         table.add_row(*cells(found))
@@ -55,7 +53,7 @@ def show(rows: list[Row]) -> None:
 def save(path: Path, results: dict[str, Any]) -> None:
     """Writes `{"machine", "versions", "rows", ...}` as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    files.write_json(path, results)
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -63,7 +61,7 @@ def markdown(results: dict[str, Any]) -> str:
     machine = dict(results["machine"])
     limits = machine.pop("limits", {})
     lines = ["# Comparison", "", *_lines(results.get("notes", [])), ""]
-    lines += _table(HEADINGS, [cells(found) for found in results["rows"]])
+    lines += _table(KEYS, [cells(found) for found in results["rows"]])
     lines += ["", "Medians. A ratio above 1 means that we are faster; overheads (target ≤) are ours over theirs.", ""]
     lines += [f"![{found['what']}]({found['figure']})" for found in results["rows"] if found.get("figure")]
     lines += ["## Spread and notes", ""] + _lines([text for found in results["rows"] if (text := detail(found))])

@@ -17,10 +17,8 @@ a quarter of an hour, there is the preset alone: `--data ml-1m --training softma
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +30,7 @@ from experiments import contestants
 from experiments.contest import NDCG, RULES, Contest, K, chosen_plain
 from experiments.contest_tables import spread
 from experiments.contestants import Backbone
+from experiments.kept import append_rows, read_rows
 from experiments.run import RESULTS
 from jaxrec import frozen, models, pipeline
 from jaxrec import select as selection
@@ -160,24 +159,6 @@ def _tested(tables: Tables, split: Split) -> dict[str, float]:
     return {test: found.summary[NDCG] for test, found in pipeline.evaluate(tables, split, ks=[K]).items()}
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows that were made."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def append(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    """Adds the rows of a setting at once, so that all of them are there or none."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
 def table(rows: list[dict[str, str]]) -> str:
     """For each data set and rule, adjustments down and ways of training across; the best of a column is bold."""
     values: dict[tuple[str, ...], list[float]] = {}
@@ -222,14 +203,14 @@ def main(data: tuple[str, ...] = DATA, seeds: tuple[int, ...] = SEEDS, training:
     for one in data:
         for name in training or TRAINING:
             for seed in seeds:
-                rows = read(path)
+                rows = read_rows(path)
                 if any((r["data"], r["training"], r["seed"]) == (one, name, str(seed)) for r in rows):
                     continue
                 fresh = [row | {NDCG: f"{row[NDCG]:.6g}"} for row in measured(one, name, seed)]
-                append(path, COLUMNS, fresh)
+                append_rows(path, COLUMNS, fresh)
                 print(one, name, seed, flush=True)
                 jax.clear_caches()
-    (RESULTS / "ablation.md").write_text(table(read(path)), encoding="utf-8")
+    (RESULTS / "ablation.md").write_text(table(read_rows(path)), encoding="utf-8")
 
 
 if __name__ == "__main__":

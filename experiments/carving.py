@@ -18,9 +18,9 @@ import numpy as np
 import tyro
 
 from experiments import contestants
-from experiments.ablation import append, read
 from experiments.contest import NDCG, RULES, Contest, K, chosen_plain, fitter
 from experiments.contestants import Base
+from experiments.kept import append_rows, read_rows
 from experiments.run import RESULTS
 from jaxrec import ledger, pipeline
 from jaxrec import select as selection
@@ -106,12 +106,12 @@ def main(data: tuple[str, ...] = DATA) -> None:
     """
     path = RESULTS / "carving.csv"
     for one in data:
-        if not any(row["data"] == one for row in read(path)):
+        if not any(row["data"] == one for row in read_rows(path)):
             numbers = ("rarest", "natural kept", "unbiased", NDCG)
-            append(path, COLUMNS, [row | {n: f"{row[n]:.6g}" for n in numbers} for row in measured(one)])
+            append_rows(path, COLUMNS, [row | {n: f"{row[n]:.6g}" for n in numbers} for row in measured(one)])
             print(one, flush=True)
             jax.clear_caches()
-    (RESULTS / "carving.md").write_text(table(read(path)), encoding="utf-8")
+    (RESULTS / "carving.md").write_text(table(read_rows(path)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.ablation import POINTS, TRAINING, append, only, read, trained
+from experiments.ablation import POINTS, TRAINING, only, trained
 from experiments.contest import NDCG, RULES
 from experiments.contest_tables import spread
+from experiments.kept import append_rows, read_rows
 from experiments.run import RESULTS
 from jaxrec import select as selection
 from jaxrec.data import registry, splits
@@ -134,13 +135,13 @@ def main(data: tuple[str, ...] = DATA, seeds: tuple[int, ...] = (0, 1)) -> None:
     path: Path = RESULTS / "halves.csv"
     for one in data:
         for seed in seeds:
-            if any((row["data"], row["seed"]) == (one, str(seed)) for row in read(path)):
+            if any((row["data"], row["seed"]) == (one, str(seed)) for row in read_rows(path)):
                 continue
             rows = [row | {n: f"{row[n]:.6g}" for n in COLUMNS[-2:]} for row in measured(one, seed)]
-            append(path, COLUMNS, rows)
+            append_rows(path, COLUMNS, rows)
             print(one, seed, flush=True)
             jax.clear_caches()
-    (RESULTS / "halves.md").write_text(table(read(path)), encoding="utf-8")
+    (RESULTS / "halves.md").write_text(table(read_rows(path)), encoding="utf-8")
 
 
 if __name__ == "__main__":

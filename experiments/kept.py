@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +81,21 @@ def append(path: Path, lines: Iterable[str], first: str | None = None) -> None:
     """Adds lines to a file; one that another process wrote already, once."""
     head = [] if first is None else [first]
     rewrite(path, lambda there: list(dict.fromkeys([*(there or head), *lines])))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Adds rows to a table at once, so that all of them are there or none."""
+    out = io.StringIO()
+    csv.DictWriter(out, columns, lineterminator="\n").writerows(rows)
+    append(path, out.getvalue().splitlines(), first=",".join(columns))
 
 
 def rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:

@@ -30,7 +30,7 @@ from jaxrec.select import Point
 from jaxrec.transforms.adjustment import fold_bias
 from jaxrec.types import Array, Tables
 
-ARMS = ("adjusted", "count_control")
+ARMS = ("adjusted", "count_control", "tten")
 SEEN = (
     "no validation pairs were given: strengths were selected on pairs that the model was trained on, {how}; the "
     "validation figures are too good and the strengths may be too strong: give pairs held out of training as valid"
@@ -100,8 +100,9 @@ def adjust(
     family: what to correct by, see `select.arms`.
     select: the best unbiased NDCG@k; or "loss", the best that loses at most `max_loss` of the natural one, which is
         an error with another value than its default without "loss".
-    budget: points tried for each of the two arms. select_users: users they are tried on, drawn at random; the figures
-        of `validation` are those of the other users where at least 500 are left.
+    budget: points tried for each arm: the adjustment, and the count control and TTEN beside it.
+    select_users: users they are tried on, drawn at random; the figures of `validation` are those of the other users
+        where at least 500 are left.
     temperature, objective: see `frozen.observe`.
 
     Raises:
@@ -170,7 +171,7 @@ def frontiers(
     arms: Sequence[str] = ARMS,
     seed: int = 0,
 ) -> dict[str, list[Point]]:
-    """Every point tried for the adjustment and the count control, on parts `natural` and `unbiased` of pairs unseen."""
+    """Every point tried for each arm, on parts `natural` and `unbiased` of pairs unseen."""
     problem, known = _prepared(tables, ledger, train, valid, family="gradients", k=k, seed=seed)
     return {name: selection.frontier(problem, known[name], budget=budget, seed=seed) for name in arms}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxrec import files
 from jaxrec.data.formats import StrPath, is_whole
 from jaxrec.data.interactions import DataError, plain_ids
 from jaxrec.data.lines import decode, text_lines
@@ -156,7 +157,8 @@ def write_embeddings(
         if form == "npy":
             arrays = [*rows_of.values(), *(ids_of[side] for side in rows_of)]
             for path, array in zip(paths, arrays, strict=True):
-                np.save(path, array, allow_pickle=False)
+                with files.whole(path) as partial, partial.open("wb") as out:  # given a name, numpy would append .npy
+                    np.save(out, array, allow_pickle=False)
         elif form == "safetensors":
             _write_safetensors(paths[0], rows_of, ids_of)
         else:
@@ -164,7 +166,8 @@ def write_embeddings(
             for path, (side, rows) in zip(paths, rows_of.items(), strict=True):
                 shape = polars.Array(polars.Float32, rows.shape[1])
                 vectors = polars.Series("embedding", rows, dtype=shape)
-                polars.DataFrame({f"{side}_id": ids_of[side], "embedding": vectors}).write_parquet(path)
+                with files.whole(path) as partial:
+                    polars.DataFrame({f"{side}_id": ids_of[side], "embedding": vectors}).write_parquet(partial)
         written += paths
     return written
 
@@ -181,7 +184,8 @@ def _write_safetensors(path: Path, tables: dict[str, np.ndarray], ids: dict[str,
             text[f"{side}_ids"] = json.dumps(values.tolist(), ensure_ascii=False)
         else:
             arrays[f"{side}_ids"] = np.ascontiguousarray(values)
-    _safetensors().numpy.save_file(arrays, path, metadata=text or None)
+    with files.whole(path) as partial:
+        _safetensors().numpy.save_file(arrays, partial, metadata=text or None)
 
 
 def _safetensors() -> Any:

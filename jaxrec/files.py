@@ -6,6 +6,7 @@ until then, and stays where writing fails.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,16 +55,21 @@ def want_folder(path: Path) -> None:
         raise ValueError(f"{path} can't be a folder: {held} {what}; name another one")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8, as gzip where the name ends in .gz; its time stamp is fixed: the same text gives the same bytes."""
+    content = text.encode()
+    with whole(path) as partial:
+        partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     """Writes JSON."""
-    with whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes a line of JSON for each row."""
-    with whole(path) as partial:
-        partial.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(dict(row)) + "\n" for row in rows))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool = False) -> None:

@@ -267,18 +267,22 @@ def check_tables(tables: Tables) -> tuple[int, int]:
     for name, part in parts.items():
         if not np.isfinite(largest[name]):
             bad = np.flatnonzero(~np.isfinite(np.asarray(part)).reshape(len(part), -1).all(axis=1))
-            raise ValueError(
+            raise NotFiniteError(
                 f"tables.{name} must be finite, but {len(bad)} rows hold NaN or inf (first: {bad[0]}); "
                 "training has diverged or an adjustment divided by zero: rank the last good state"
             )
     bias, limit = largest.get("item_bias", 0.0) * largest.get("bias_strength", 1.0), float(np.finfo(np.float32).max)
     if width * largest["user"] * largest["item"] + bias > limit:
         told = ", ".join(f"tables.{name} up to {largest[name]:.3g}" for name in parts)
-        raise ValueError(
+        raise NotFiniteError(
             f"scores must be finite, but with {told} at width {width} they may exceed {limit:.3g}; "
             "training has diverged, or divide the user rows (and strengths) by one number, which changes no ranking"
         )
     return num_users, num_items
+
+
+class NotFiniteError(ValueError):
+    """Tables of which rows or scores are not finite, as those of a training that diverged."""
 
 
 @jax.jit

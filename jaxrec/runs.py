@@ -141,6 +141,13 @@ def _load(run: StrPath) -> tuple[dict[str, Any], Split]:
     return found, split
 
 
+def data_files(run: StrPath) -> list[Path]:
+    """The files that `load_split` and `load_seen` read the data of a RUN from; none where it holds them itself."""
+    path = Path(run) / "metrics.json"
+    source = read_json(path).get("source") if path.exists() else None
+    return [] if source is None else registry.files(source)
+
+
 def read_history(run: StrPath) -> list[dict[str, Any]]:
     """The rows of `history.jsonl`. DataError, with file and line, for one that is damaged."""
     path, rows = Path(run) / "history.jsonl", []

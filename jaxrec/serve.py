@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import frozen, rank
+from jaxrec import files, frozen, rank
 from jaxrec.data.formats import TABLES, want_writable, write_columns
 from jaxrec.data.interactions import DataError, Interactions, plain_ids
 from jaxrec.ledger import GradientLedger, Role, Side
@@ -307,9 +306,9 @@ def write_lists(
         odd = [i for i in ids.tolist() if len(str(i).split()) != 1]
         if odd:
             raise DataError(f"{path}: a TREC run can't hold white space, but {name} {odd[0]!r} has some; write .csv")
-    with gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8") as out:
-        for user, item, position, score in zip(*(c.tolist() for c in columns.values()), strict=True):
-            out.write(f"{user} Q0 {item} {position} {score!r} {tag}\n")
+    rows = zip(*(c.tolist() for c in columns.values()), strict=True)
+    text = (f"{user} Q0 {item} {position} {score!r} {tag}\n" for user, item, position, score in rows)
+    files.write_text(path, "".join(text))
     return len(place)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from jaxrec import files
+
 
 class Tracker(Protocol):
     """What `pipeline.train(trackers=...)` calls.
@@ -50,7 +52,7 @@ class JsonLines:
                 continue
             if row.get("fit", "") != fit or row["epoch"] < step:
                 kept.append(line + "\n")
-        self.path.write_text("".join(kept), encoding="utf-8")
+        files.write_text(self.path, "".join(kept))
 
     def close(self) -> None:
         """Nothing is open."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxrec.brief import brief
 from jaxrec.names import want_whole
+from jaxrec.rank import NotFiniteError
 from jaxrec.rows import accelerated
 from jaxrec.samplers import OrderedDraw, Sampler, want_rows
 from jaxrec.step import Info, Step, TrainState
@@ -29,7 +30,7 @@ Evaluate = Callable[[TrainState], dict[str, float]]
 
 
 class DivergenceError(RuntimeError):
-    """The loss stopped being finite; `state` is the last good one, as it was before the epoch that failed.
+    """Losses or tables stopped being finite; `state` is the last good one, as it was before the epoch that failed.
 
     Nobody keeps that state while training goes well. Asking for it trains up to that epoch once more, from the start
     or from the newest checkpoint.
@@ -214,7 +215,12 @@ def fit(
                 "seconds": round(time.perf_counter() - begun, 4),
             }
             if evaluate is not None and (number % evaluate_every == 0 or number == epochs):
-                found = {name: float(value) for name, value in evaluate(current).items()}
+                try:
+                    found = {name: float(value) for name, value in evaluate(current).items()}
+                except NotFiniteError as problem:  # the last update of an epoch has no loss after it
+                    del current
+                    why = _advice(f"after epoch {number}, whose losses are finite, {problem}")
+                    raise DivergenceError(why, partial(_again, epoch, begin, store, number - 1)) from problem
                 if monitor not in found:
                     raise ValueError(f"monitor {monitor!r} is not among the metrics of evaluate, {sorted(found)}")
                 if taken := found.keys() & row.keys():
@@ -243,9 +249,13 @@ def fit(
 
 def _divergence(losses: np.ndarray, epoch: int) -> str:
     first = int(np.flatnonzero(~np.isfinite(losses))[0])
+    return _advice(f"the loss became {losses[first]} at step {first} of epoch {epoch}")
+
+
+def _advice(what: str) -> str:
     return (
-        f"the loss became {losses[first]} at step {first} of epoch {epoch}; lower the learning rate, or raise the "
-        "temperature. This error's `state` is the state before that epoch, which is trained again when asked for"
+        f"{what}; lower the learning rate, or raise the temperature. "
+        "This error's `state` is the state before that epoch, which is trained again when asked for"
     )
 
 

@@ -96,7 +96,7 @@ def tune(
     data: what `data.load` takes, a name or path, or a `data.Dataset` of your own split.
     search: which of `space(base)` to search (empty: all). A trial is stopped where its validation NDCG is below the
     median of the earlier ones at the same epoch. With `resume`, a study goes on, and trials that were interrupted run
-    again. `tell` gets a line after each trial.
+    again, those that an error ended once. `tell` gets a line after each trial.
 
     Raises FileExistsError for a study without `resume`; ValueError for an unknown name, no trials, a study of other
     data or settings, or a backbone without tables; ImportError without optuna; RuntimeError where no trial was
@@ -125,7 +125,13 @@ def tune(
     study = _open(out, plan, seed)
 
     def objective(trial: optuna.Trial) -> float:
-        return _trial(trial, override(base, suggest(trial, searched), source="the search space"), carved, seed)
+        try:
+            return _trial(trial, override(base, suggest(trial, searched), source="the search space"), carved, seed)
+        except optuna.TrialPruned:
+            raise
+        except Exception as problem:
+            trial.set_user_attr("error", f"{type(problem).__name__}: {problem}")
+            raise
 
     def after(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         _write(out, study, base, plan)
@@ -177,6 +183,8 @@ def _open(out: Path, plan: dict[str, Any], seed: int) -> optuna.Study:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         elif trial.state != optuna.trial.TrialState.FAIL:
             continue
+        if {"again", "error"} <= trial.user_attrs.keys():
+            continue  # it failed twice, and would again
         if trial.params and trial.number not in requeued:
             study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=8)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ablation, carving, halves, selections
-from experiments.selections import CONTROL
+from experiments import ablation, carving, halves, kept, selections
 from jaxrec import frozen, rank, select
 from jaxrec.data import Interactions
 from jaxrec.types import Tables
@@ -60,8 +59,8 @@ def test_rows_are_added_and_the_table_of_halves_marks_the_best(tmp_path: Path) -
             for rule in ("unbiased", "loss10")
             for arm, more in (("a", 0.0), ("b", 0.1))
         ]
-        ablation.append(tmp_path / "halves.csv", halves.COLUMNS, rows)
-    page = halves.table(ablation.read(tmp_path / "halves.csv"))
+        kept.append_rows(tmp_path / "halves.csv", halves.COLUMNS, rows)
+    page = halves.table(kept.read_rows(tmp_path / "halves.csv"))
     assert "| d (2) | a | 0.2000 ± 0.1414 | 0.900 | 0.2000 ± 0.1414 | 0.900 |" in page
     assert "| d (2) | b | **0.3000 ± 0.1414** | 0.900 | **0.3000 ± 0.1414** | 0.900 |" in page
 
@@ -88,7 +87,7 @@ def test_selections_are_compared_at_equal_natural_accuracy_one_by_one() -> None:
     """Of a plain .40 / .10: .36 is kept by ours as .2 of it and .8 of (.35, .20), by the control as .4 and .6 of
     (.3333, .20); the other arm of ours, which validation likes less, does not count."""
     points = {"softmax": (0.4, 0.1, 0.3), "softmax+adjusted": (0.35, 0.2, 0.5), "softmax+exposure": (0.36, 0.4, 0.4)}
-    points |= {CONTROL: (0.4 - 0.2 / 3, 0.2, 0.6)}
+    points |= {"softmax+count_control": (0.4 - 0.2 / 3, 0.2, 0.6)}
     rows = []
     for seed, more in (("0", 0.0), ("1", 0.05)):
         for name, (natural, unbiased, valid) in points.items():

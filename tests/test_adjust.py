@@ -16,7 +16,7 @@ from conftest import random_interactions
 import jaxrec
 from jaxrec import adapters, cli, correct, data, embeddings, frozen, models, objectives, runs, samplers, select, serve
 from jaxrec import ledger as ledgers
-from jaxrec.commands.adjust import WRITTEN, alike
+from jaxrec.commands.adjust import alike
 from jaxrec.data import DataError, Interactions
 from jaxrec.report import compare
 from jaxrec.transforms.adjustment import fold_bias
@@ -266,8 +266,8 @@ def test_adjust_selects_and_corrects(world: tuple[data.Split, Tables]) -> None:
     found = jaxrec.adjust(tables, held.train, unseen(held), budget=12, k=10, per_item=2)
     tried = [point.metrics["unbiased"]["ndcg@10"] for point in found.frontier["adjusted"]]
     assert found.selected["adjusted"].metrics["unbiased"]["ndcg@10"] == max(tried) > min(tried)
-    assert set(found.validation["unbiased"]) == {"plain", "adjusted", "count_control"}
-    assert len(found.frontier["adjusted"]) == len(found.frontier["count_control"]) == 12
+    assert set(found.validation["unbiased"]) == {"plain", "adjusted", "count_control", "tten"}
+    assert {arm: len(points) for arm, points in found.frontier.items()} == dict.fromkeys(correct.ARMS, 12)
     assert "natural" in found.notes[-1]
     np.testing.assert_array_equal(found.plain.user, tables.user)
     scores = found.tables.user @ found.tables.item.T
@@ -414,10 +414,11 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
     assert "validation, on the" in capsys.readouterr().out
     out = folder / "out"
     further = [name for form in formats[1:] for name in embeddings.file_names(form)]
-    assert sorted(path.name for path in out.iterdir()) == sorted([*WRITTEN, *further])
+    written = {*runs.RESULTS, "history.jsonl", "report.html", *further} - {"exposure.json"}
+    assert {path.name for path in out.iterdir()} == written
     found = json.loads((out / "adjust.json").read_text())
     assert found["model_has_seen_validation"] is False
-    assert set(found["validation"]["unbiased"]) == {"plain", "adjusted", "count_control"}
+    assert set(found["validation"]["unbiased"]) == {"plain", "adjusted", "count_control", "tten"}
     saved = runs.load_tables(out)
     plain = np.load(folder / "U.npy") @ np.load(folder / "V.npy").T
     wanted = plain + np.load(folder / "b.npy") + np.linspace(-1, 1, 800)[:, None]
@@ -452,7 +453,7 @@ def test_the_command_writes_what_others_read(folder: Path, capsys: pytest.Captur
     owned = {line for line in (folder / "train.csv").read_text().splitlines()}
     assert not any(f"{r[0]},{r[2]}" in owned for r in rows)
     assert cli.main(command(folder, "out")) == 1
-    assert "holds a model or a run already (adjust.json)" in capsys.readouterr().err
+    assert "holds a model or a run already (embeddings.npz)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["user.npy", "item_ids.npy", "user.parquet", "embeddings.safetensors", "report.html"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import files
+from jaxrec import data, embeddings, files, serve
 from jaxrec.data.interactions import DataError
+from jaxrec.rank import TopK
 
 
 def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
@@ -22,6 +24,47 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
         _write_half(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def _lists(path: Path, users: int) -> None:
+    ranking = TopK(np.arange(users), np.zeros((users, 1), np.int32), np.ones((users, 1), np.float32))
+    serve.write_lists(path, ranking, np.arange(users), np.array([7]))
+
+
+def _pairs(path: Path, users: int) -> None:
+    data.write(path, data.Interactions(np.arange(users), np.zeros(users, np.int64), users, 1))
+
+
+def _rows(path: Path, users: int) -> None:
+    form = path.suffix.removeprefix(".")
+    tables = {"user": np.ones((users, 2), np.float32)}
+    embeddings.write_embeddings(path.parent, tables, {"user": np.arange(users)}, [form])
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.csv", _lists), ("a.tsv.gz", _lists), ("a.run", _lists), ("a.trec.gz", _lists), ("a.parquet", _lists),
+        ("a.txt", _pairs), ("a.txt.gz", _pairs), ("user.npy", _rows), ("embeddings.safetensors", _rows),
+        ("user.parquet", _rows),
+    ],
+)  # fmt: skip
+def test_a_full_disk_leaves_what_was_there(
+    name: str, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    write(path, 3)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    write(path, 3)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before  # the same content, the same bytes
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        write(path, 4)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("compressed", [False, True])

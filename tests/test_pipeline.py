@@ -235,6 +235,16 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     return path, pipeline.train(path / "few.csv", FEW, path / "run")
 
 
+def test_lists_never_replace_what_a_run_was_trained_on(
+    few: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = few[0] / "few.csv"
+    before = source.read_bytes()
+    assert cli.main(["recommend", str(few[0] / "run"), "--out", str(source), "-k", "2"]) == 1
+    assert "few.csv is the file that was read, which would be lost" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
 def test_any_cut_off_may_be_selected_at(few: tuple[Path, dict[str, Any]]) -> None:
     """One that is not among those reported, in a catalogue that is smaller than them all."""
     found = few[1]

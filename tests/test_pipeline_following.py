@@ -337,6 +337,28 @@ tune.tune({str(folder)!r}, base, {str(tmp_path)!r}, trials=3, search=["learning_
     assert rows[2]["learning_rate"] == rows[1]["learning_rate"]
 
 
+def test_a_trial_that_fails_twice_is_left(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once more, since memory may have been short by chance; then the study goes on with other settings."""
+    tried: list[float] = []
+
+    def scripted(trial: Any, settings: presets.Settings, *rest: Any) -> float:
+        tried.append(settings.l2)
+        trial.set_user_attr("best_epoch", 1)
+        if settings.l2 == TINY.l2:
+            raise MemoryError("no room for it")
+        return 0.5
+
+    monkeypatch.setattr(tune, "_trial", scripted)
+    for resume in (False, True):
+        with pytest.raises(MemoryError, match="no room"):
+            tune.tune(str(folder), TINY, tmp_path, trials=2, search=["l2"], resume=resume)
+    assert tune.tune(str(folder), TINY, tmp_path, trials=2, search=["l2"], resume=True)["value"] == 0.5
+    assert tried[:2] == [TINY.l2] * 2
+    assert len(tried) == 4
+    rows = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [row.get("error") for row in rows] == ["MemoryError: no room for it"] * 2 + [None] * 2
+
+
 def test_tuning_reads_no_test(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = data.splits.carve

@@ -331,6 +331,8 @@ def test_the_ideal_list_of_a_propensity_metric_begins_with_the_rarest() -> None:
     best = rank.TopK(np.array([0], np.int32), np.array([[2, 1]], np.int32), np.zeros((1, 2), np.float32))
     found = metrics.evaluate(best, test, train, ks=(2,), propensities=np.array([1.0, 0.5, 0.1, 1.0]))
     assert found.per_user["ndcg_snips@2"][0] == pytest.approx(1)
+    listed = metrics.evaluate(best, test, train, ks=(2,), propensities=[1.0, 0.5, 0.1, 1.0])
+    assert listed.summary == found.summary
 
 
 def test_rank_correlations_agree_with_scipy(case: tuple) -> None:

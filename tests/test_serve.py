@@ -418,7 +418,9 @@ def test_lists_never_replace_what_is_read(option: str, tmp_path: Path, capsys: p
 
 
 def test_where_lists_go_is_looked_at_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for out, message in (("x.doc", "can't be written; name it"), ("nowhere/x.csv", "nowhere is no folder")):
+    refused = {"x.doc": "can't be written; name it", "nowhere/x.csv": "nowhere is no folder"}
+    refused["x.parquet.gz"] = "parquet is compressed within and takes no .gz; leave that off"
+    for out, message in refused.items():
         assert cli.main(["recommend", str(tmp_path / "no run"), "--out", str(tmp_path / out)]) == 1
         assert message in capsys.readouterr().err
 

@@ -25,7 +25,7 @@ from jaxrec.gradients import ScoreGradients, score_gradients
 from jaxrec.step import Info, TrainState, make_step
 from jaxrec.train import DivergenceError, fit, make_epoch
 from jaxrec.transforms import training
-from jaxrec.types import Batch
+from jaxrec.types import Batch, Tables
 
 TRAIN = random_interactions(users=40, items=30)
 
@@ -173,6 +173,23 @@ def test_divergence_is_named_and_the_last_good_state_kept() -> None:
         fit(step, sampler, epochs=3, state=bad)
     assert int(error.value.state.epoch) == 1
     np.testing.assert_array_equal(error.value.state.params["item"], bad.params["item"])  # as given, and still there
+
+
+def test_tables_that_the_last_update_of_an_epoch_made_infinite_are_a_divergence() -> None:
+    """Losses are those before each update, so they are finite; what ranks the tables refuses them."""
+    sampler, step = parts()
+    told: list[int] = []
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        told.append(int(state.epoch))
+        bad = jnp.where(state.epoch == 2, jnp.inf, 1.0)
+        rank.check_tables(Tables(state.params["user"] * bad, state.params["item"]))
+        return {"m": 1.0}
+
+    with pytest.raises(DivergenceError, match=r"after epoch 2, whose losses are finite, tables\.user") as error:
+        fit(step, sampler, epochs=3, key=jax.random.key(0), evaluate=evaluate, evaluate_every=1, monitor="m")
+    assert told == [1, 2]
+    assert same(error.value.state, fit(step, sampler, epochs=1, key=jax.random.key(0)).state)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True, "over another run's"])

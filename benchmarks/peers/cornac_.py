@@ -50,7 +50,7 @@ def bpr(options: dict[str, Any]) -> Run:
 
 def learn_bpr(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     """BPR, an epoch at a time."""
-    model = _model(setting.get("epochs_at_once", 1), setting["rate"], setting["l2"])
+    model = _model(1, setting["rate"], setting["l2"])
     found = _dataset(train)
     yield None
     while True:

@@ -69,7 +69,7 @@ def learn_bpr(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np
     """BPR, an epoch at a time; scores hold an item's bias, which its factors carry in a last column."""
     implicit = need("implicit.cpu.bpr")
     model = implicit.BayesianPersonalizedRanking(
-        WIDTH, iterations=setting.get("epochs_at_once", 1), num_threads=THREADS,
+        WIDTH, iterations=1, num_threads=THREADS,
         learning_rate=setting["rate"], regularization=setting["l2"],
         random_state=np.random.default_rng(0),  # a number would draw the same triplets in each epoch
     )

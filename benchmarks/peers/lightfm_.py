@@ -51,7 +51,7 @@ def learn(train: Interactions, setting: dict[str, Any]) -> Iterator[tuple[np.nda
     found = _matrix(train)
     yield None
     while True:
-        model.fit_partial(found, epochs=setting.get("epochs_at_once", 1), num_threads=THREADS)
+        model.fit_partial(found, epochs=1, num_threads=THREADS)
         ones = np.ones((train.num_users, 1), np.float32)
         item = np.concatenate([model.item_embeddings, model.item_biases[:, None]], axis=1)
         yield np.concatenate([model.user_embeddings, ones], axis=1), item

@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from jaxrec.correct import Adjusted
     from jaxrec.data.interactions import Interactions
 
-# What is written beside the files of `--format`.
-WRITTEN = (
-    "adjust.json", "metrics.json", "embeddings.npz", "seen.npz", "ledger.npz", "per_user.npz", "readings.json",
-    "lists.json", "frontier.json", "grid.json", "history.jsonl", "report.html",
-)  # fmt: skip
-
 
 def adjust(
     user: Path,
@@ -77,12 +71,13 @@ def adjust(
     """
     import time
 
-    from jaxrec import correct, embeddings, files
+    from jaxrec import correct, embeddings, files, runs
     from jaxrec.data import formats
 
     begun = time.perf_counter()
     files.want_folder(out)
-    for name in (*WRITTEN, "settings.json", *(name for form in format for name in embeddings.file_names(form))):
+    more = ("settings.json", "history.jsonl", "report.html")
+    for name in (*runs.RESULTS, *more, *(name for form in format for name in embeddings.file_names(form))):
         if (out / name).exists():
             raise FileExistsError(f"{out} holds a model or a run already ({name}); choose another --out, or remove it")
     biases = {"user_bias": user_bias, "item_bias": item_bias}

@@ -58,7 +58,7 @@ def recommend(
     from jaxrec import embeddings, files, runs, serve
 
     serve.want_lists(out)
-    files.want_another(out, users, histories, allow, deny)
+    files.want_another(out, users, histories, allow, deny, *runs.data_files(run))
     held = [run / name for form in embeddings.FORMATS for name in embeddings.file_names(form)]
     if any(path.exists() and out.exists() and out.samefile(path) for path in held):
         raise ValueError(f"{out} holds embeddings of {run}, which would be lost; name another --out")

@@ -86,6 +86,8 @@ def download_wheel(requirement: str, folder: Path) -> Path:
 def extract(archive: Path, members: Mapping[str, tuple[str, str]], folder: Path) -> None:
     """Puts `members` (name in the zip -> (file name, SHA-256)) into `folder`, all of them or none.
 
+    They get their names in this order: the last should be the one by which a folder is known to hold the data.
+
     Raises FetchError for a damaged archive, one with absolute or `../` names, a missing member, or wrong bytes.
     """
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxrec import files
 from jaxrec.data.interactions import DataError, Interactions, same_space
 from jaxrec.data.lines import decode, read_bytes, read_lines, read_table, text_lines, write_lines
 from jaxrec.data.pairs import from_pairs, seconds
@@ -374,6 +374,8 @@ def want_writable(path: StrPath, known: Sequence[str]) -> str:
     suffix = Path(Path(path).name.removesuffix(".gz")).suffix.lower()
     if suffix not in known:
         raise DataError(f"{path}: {suffix!r} can't be written; name it {', '.join(known[:-1])} or {known[-1]}")
+    if suffix == ".parquet" and Path(path).suffix == ".gz":
+        raise DataError(f"{path}: parquet is compressed within and takes no .gz; leave that off")
     return suffix
 
 
@@ -385,7 +387,8 @@ def write_columns(path: StrPath, columns: Mapping[str, np.ndarray]) -> None:
             import polars
         except ImportError:
             raise DataError(f"{path}: writing parquet wants polars; pip install 'jaxrec[data]'") from None
-        polars.DataFrame(dict(columns)).write_parquet(Path(path))
+        with files.whole(Path(path)) as partial:
+            polars.DataFrame(dict(columns)).write_parquet(partial)
     else:
         out = io.StringIO()
         if suffix == ".csv":
@@ -403,9 +406,7 @@ def write_columns(path: StrPath, columns: Mapping[str, np.ndarray]) -> None:
                     )
         rows.writerow(columns)
         rows.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
-        content = out.getvalue().encode()
-        # A fixed time stamp, so that the same columns give the same bytes.
-        Path(path).write_bytes(gzip.compress(content, mtime=0) if Path(path).suffix == ".gz" else content)
+        files.write_text(Path(path), out.getvalue())
 
 
 __all__ = ["FORMATS", "from_frame", "from_matrix", "from_scipy", "guess_format", "read", "write", "write_columns"]

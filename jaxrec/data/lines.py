@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec import files
 from jaxrec.data.interactions import MAX_ROW, DataError, Interactions
 from jaxrec.data.pairs import merge_rows
 
@@ -85,9 +86,7 @@ def write_lines(path: str | PathLike[str], data: Interactions) -> None:
     words = [str(item) for item in items.tolist()]
     ends = indptr.tolist()
     lines = (" ".join([str(u), *words[ends[u] : ends[u + 1]]]) for u in range(data.num_users))
-    text = ("\n".join(lines) + "\n").encode()
-    # A fixed time stamp, so that the same interactions give the same bytes.
-    Path(path).write_bytes(gzip.compress(text, mtime=0) if Path(path).suffix == ".gz" else text)
+    files.write_text(Path(path), "\n".join(lines) + "\n")
 
 
 def read_table(path: str | PathLike[str], *, columns: int | None = None, separator: str = " ") -> np.ndarray:

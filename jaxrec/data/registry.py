@@ -117,8 +117,8 @@ def _fetch_ml_100k(folder: Path) -> None:
             "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
         )
         members = {
-            "ml-100k/u.data": ("u.data", "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"),
             "ml-100k/u.item": ("u.item", "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701"),
+            "ml-100k/u.data": ("u.data", "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"),
         }
     except FetchError as problem:
         try:
@@ -127,8 +127,8 @@ def _fetch_ml_100k(folder: Path) -> None:
             raise FetchError(f"{problem}; {second}") from None
         at = "recbole/dataset_example/ml-100k/ml-100k."
         members = {
-            at + "inter": ("ml-100k.inter", "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"),
             at + "item": ("ml-100k.item", "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532"),
+            at + "inter": ("ml-100k.inter", "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"),
         }
     extract(archive, members, folder)
 
@@ -253,10 +253,10 @@ def load(data: str | Path | Dataset) -> Dataset:
         raise TypeError("a split wants a name here: give data.Dataset('mine', split)")
     if isinstance(data, str) and data in REGISTRY:
         recipe = REGISTRY[data]
-        folder = find(data) or Path()
+        folder = find(data) or Path()  # of a set that is generated nothing is read
         split = recipe.read(folder)
         names = None
-        if recipe.names is not None and folder is not None:
+        if recipe.names is not None:
             known = recipe.names(folder)
             names = np.array([known.get(str(i), f"item {i}") for i in split.train.item_ids])
         return Dataset(data, split, names)
@@ -267,6 +267,17 @@ def load(data: str | Path | Dataset) -> Dataset:
     if path.is_file():
         return Dataset(path.name, splits.five_way(formats.read(path), seed=0))
     raise _unknown(data)
+
+
+def files(data: str | Path) -> list[Path]:
+    """The files that are there of a registered name, a folder or a file that `load` reads."""
+    try:
+        path = find(data, fetch=False) if isinstance(data, str) and data in REGISTRY else Path(data)
+    except DataError:  # not on this machine
+        return []
+    if path is None:
+        return []
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def _recipe(name: str) -> Recipe:
@@ -292,4 +303,4 @@ def _file(folder: Path, *names: str) -> Path:
     raise DataError(f"{folder} holds no {' and no '.join(names)}, plain or .gz; put such a file there")
 
 
-__all__ = ["REGISTRY", "Dataset", "Recipe", "cache_folder", "find", "load"]
+__all__ = ["REGISTRY", "Dataset", "Recipe", "cache_folder", "files", "find", "load"]

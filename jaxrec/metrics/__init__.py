@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxrec.brief import brief
 from jaxrec.metrics import popularity as pop
@@ -63,7 +64,7 @@ def evaluate(
     train: Interactions,
     *,
     ks: Sequence[int] = (20,),
-    propensities: np.ndarray | None = None,
+    propensities: ArrayLike | None = None,
     own: Mapping[str, Metric] | None = None,
 ) -> Evaluation:
     """Every metric at every cut-off, over the ranked users that have test items.
@@ -87,6 +88,7 @@ def evaluate(
             a user ranked twice, propensities outside (0, 1], an own metric with the name of another one, or
             without one finite number a user.
     """
+    propensities = None if propensities is None else np.asarray(propensities)
     _check(ranking, test, train, ks, propensities)
     keep = test.user_counts[ranking.users] > 0
     if not keep.any():
@@ -145,7 +147,6 @@ def _check(
         raise ValueError("the ranking holds users or items unknown to the test; rank tables of the same split")
     if len(np.unique(ranking.users)) != len(ranking.users):
         raise ValueError("a user is ranked twice; pass each user once to top_k")
-    propensities = None if propensities is None else np.asarray(propensities)
     if propensities is not None and not (
         propensities.shape == (test.num_items,) and np.all((propensities > 0) & (propensities <= 1))
     ):

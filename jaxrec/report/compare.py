@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec import metrics
+from jaxrec import files, metrics
 from jaxrec.report import figures
 from jaxrec.report.markup import ARMS, arm_name, chance, document, escape, section, signed, table
 from jaxrec.report.page import Run, accuracy_table, metric_cut, read
@@ -120,7 +120,7 @@ def write_comparison(runs: Sequence[Path | str], out: Path | str | None = None) 
         section("differences", "What differs", _differences(found)),
     ]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(document("jaxrec: " + ", ".join(found), "\n".join(filter(None, parts))), encoding="utf-8")
+    files.write_text(target, document("jaxrec: " + ", ".join(found), "\n".join(filter(None, parts))))
     return target
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrec import runs
+from jaxrec import files, runs
 from jaxrec.report import explorer, figures, words
 from jaxrec.report.markup import arm_name, chance, details, document, escape, section, signed, table
 from jaxrec.report.words import cut_off
@@ -72,7 +72,7 @@ def write_report(run: Path | str) -> Path:
     ]
     body = "\n".join([_head(data, it), *(part for part in parts if part)])
     target = run / "report.html"
-    target.write_text(document(f"jaxrec: {data}, {it.found.get('model', 'given model')}", body), encoding="utf-8")
+    files.write_text(target, document(f"jaxrec: {data}, {it.found.get('model', 'given model')}", body))
     return target
 
 
