@@ -467,14 +467,18 @@ def test_no_file_of_the_users_is_overwritten(
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
-def test_without_validation_pairs_the_command_warns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(command(folder, "carved", train="train.parquet", ids=False)) == 0
+def test_without_validation_pairs_the_command_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = random_interactions(users=80, items=40, density=0.2)
+    for name, rows in zip("UV", models.spectral(train, 4)[:2], strict=True):
+        np.save(tmp_path / f"{name}.npy", rows)
+    data.write(tmp_path / "train.parquet", train)
+    assert cli.main(command(tmp_path, "carved", train="train.parquet", ids=False)) == 0
     assert "WARNING: no validation pairs were given" in capsys.readouterr().out
-    found = json.loads((folder / "carved" / "adjust.json").read_text())
+    found = json.loads((tmp_path / "carved" / "adjust.json").read_text())
     assert found["model_has_seen_validation"] is True
     assert any("too good" in note for note in found["notes"])
-    with np.load(folder / "carved" / "embeddings.npz") as arrays:
-        assert arrays["user_ids"].tolist() == list(range(800))
+    with np.load(tmp_path / "carved" / "embeddings.npz") as arrays:
+        assert arrays["user_ids"].tolist() == list(range(80))
 
 
 def test_the_command_corrects_by_exposure_and_so_do_new_users_get_it(
