@@ -46,7 +46,7 @@ from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.baselines import Method
 from jaxrec.data import registry, splits
-from jaxrec.data.interactions import Interactions, Split
+from jaxrec.data.interactions import Interactions, Split, users_of
 from jaxrec.rank import TopK
 from jaxrec.select import Arm
 from jaxrec.train import DivergenceError
@@ -419,8 +419,7 @@ def _ranked(name: str, chosen: Candidate, fitted: Any, arms: Mapping[str, Arm]) 
 
 def _top_k(ranked: Tables | Scorer, split: Split) -> TopK:
     """The lists of the users that have something in a test."""
-    users = np.flatnonzero(np.sum([t.user_counts for t in split.tests.values()], axis=0) > 0)
-    return baselines.top_k(ranked, users, split.train, k=K)
+    return baselines.top_k(ranked, users_of(split.tests.values()), split.train, k=K)
 
 
 def _write(label: str, seed: int, ranking: TopK, split: Split, kept: Kept, work: Path) -> None:

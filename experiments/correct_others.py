@@ -31,7 +31,7 @@ from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.adapters import TwoTower
 from jaxrec.data import registry
-from jaxrec.data.interactions import Interactions, Split
+from jaxrec.data.interactions import Interactions, Split, users_of
 
 WIDTH = 64
 USERS = 4096  # validation users that settings and strengths are selected on
@@ -142,7 +142,7 @@ def _job(data: str, name: str, folder: Path) -> dict[str, Any]:
 
     begun = time.perf_counter()
     two = load(folder / f"carved.{best}.npz")
-    users = np.random.default_rng(0).permutation(np.flatnonzero(_counts(carved) > 0))[:USERS]
+    users = np.random.default_rng(0).permutation(users_of(carved.valid.values()))[:USERS]
     valid = {part: pairs.select(np.isin(pairs.users, users)) for part, pairs in carved.valid.items()}
     ledger = frozen.observe(two.tables, carved.train)
     points: dict[str, list[selection.Point]] = {}
@@ -174,11 +174,6 @@ def _job(data: str, name: str, folder: Path) -> dict[str, Any]:
         "paired": _paired(results, list(split.tests)),
         "seconds": seconds,
     }
-
-
-def _counts(carved: Split) -> np.ndarray:
-    found: np.ndarray = np.sum([part.user_counts for part in carved.valid.values()], axis=0)
-    return found
 
 
 def _natural(two: TwoTower, carved: Split) -> float:

@@ -23,7 +23,7 @@ from jaxrec import adapters, explore, frozen, metrics, pipeline, serve
 from jaxrec import select as selection
 from jaxrec.brief import brief
 from jaxrec.data import splits
-from jaxrec.data.interactions import DataError, Interactions, Split, contains, same_space
+from jaxrec.data.interactions import DataError, Interactions, Split, contains, same_space, users_of
 from jaxrec.ledger import GradientLedger
 from jaxrec.objectives import Objective
 from jaxrec.select import Point
@@ -417,8 +417,7 @@ def _users(part: Split, wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]
     """Users to select on, and users to report on: others where enough are left, else the same."""
     if wanted < 1:
         raise ValueError(f"select_users must be at least 1, got {wanted}")
-    users = np.flatnonzero(np.sum([p.user_counts for p in part.valid.values()], axis=0) > 0)
-    users = np.random.default_rng(seed).permutation(users)
+    users = np.random.default_rng(seed).permutation(users_of(part.valid.values()))
     chosen, others = users[:wanted], users[wanted : wanted + max(wanted, OTHERS)]
     enough = len(others) >= OTHERS and all((p.user_counts[others] > 0).any() for p in part.valid.values())
     return np.sort(chosen), np.sort(others if enough else chosen)

@@ -20,7 +20,7 @@ from jaxrec import analysis, checkpoint, explore, files, metrics, models, rank, 
 from jaxrec import ledger as ledgers
 from jaxrec import select as selection
 from jaxrec.data import registry, splits
-from jaxrec.data.interactions import DataError, Interactions, Split
+from jaxrec.data.interactions import DataError, Interactions, Split, users_of
 from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
 from jaxrec.presets import Settings, build, want_tables
@@ -379,8 +379,7 @@ def evaluate(tables: Tables, split: Split, *, ks: Sequence[int] = KS) -> dict[st
 
 def rank_tests(tables: Tables, split: Split, *, k: int) -> rank.TopK:
     """The lists of all users that have test items; train and valid masked."""
-    users = np.flatnonzero(np.sum([t.user_counts for t in split.tests.values()], axis=0) > 0)
-    return rank.top_k(tables, users, [split.train, *split.valid.values()], k=k)
+    return rank.top_k(tables, users_of(split.tests.values()), [split.train, *split.valid.values()], k=k)
 
 
 def _judge(ranking: rank.TopK, split: Split, ks: Sequence[int]) -> dict[str, metrics.Evaluation]:

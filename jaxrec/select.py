@@ -23,7 +23,7 @@ import numpy as np
 from jaxrec import ledger as ledgers
 from jaxrec import rank
 from jaxrec.brief import brief
-from jaxrec.data.interactions import Interactions, Split
+from jaxrec.data.interactions import Interactions, Split, users_of
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
 from jaxrec.names import nearest
@@ -103,7 +103,7 @@ def prepare(
             f"the ledger must cover the tables' {num_users} users and {num_items} items, got "
             f"{len(ledger.users.pull.size)} and {len(ledger.items.pull.size)}"
         )
-    users = np.flatnonzero(np.sum([part.user_counts for part in valid.values()], axis=0) > 0)
+    users = users_of(valid.values())
     if not len(users) or (max_users is not None and max_users < 1):
         raise ValueError(f"selecting wants users with validation pairs: {len(users)} have some, max_users={max_users}")
     if max_users is not None and len(users) > max_users:

@@ -162,7 +162,7 @@ def test_popularity_of_a_profile_is_a_shrunk_mean_of_logs(ledger: ledgers.Gradie
         own = [logs[i] for u, i in zip(users, items, strict=True) if u == user]
         means.append((sum(own) + 5 * middle) / (len(own) + 5))
     z = (np.array(means) - np.mean(means)) / np.std(means)
-    found = adj.profile_popularity(ledger, jnp.asarray(users), jnp.asarray(items))
+    found = adj.mainstream_by_profile(ledger, jnp.asarray(users), jnp.asarray(items))
     np.testing.assert_allclose(found[:3], z, rtol=1e-3, atol=1e-4)
     assert jnp.all(found[3:] == 0)
 

@@ -7,7 +7,7 @@ scatters on the device drop an id that is out of range without a word.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -222,6 +222,15 @@ def contains(data: Interactions, keys: np.ndarray) -> np.ndarray:
     ordered = np.sort(data.keys)
     at = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
     return ordered[at] == keys
+
+
+def users_of(parts: Iterable[Interactions]) -> np.ndarray:
+    """The users that have a pair in any of the parts, ascending.
+
+    >>> users_of([Interactions([2], [0], 4, 1), Interactions([0, 2], [0, 0], 4, 1)])
+    array([0, 2])
+    """
+    return np.flatnonzero(np.sum([part.user_counts for part in parts], axis=0) > 0)
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

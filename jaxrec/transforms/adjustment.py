@@ -127,8 +127,8 @@ def mainstream(ledger: GradientLedger, *, weighting: Weighting = "uniform") -> A
     return _standardised(ledgers.alignment(ledger.users, ledger.users.pull.vector, d), ledger.users.pull.events > 0)
 
 
-def profile_popularity(ledger: GradientLedger, users: Array, items: Array) -> Array:
-    """How popular what each user has is, z_u [U]: the mean of log p_i over the user's items, standardised.
+def mainstream_by_profile(ledger: GradientLedger, users: Array, items: Array) -> Array:
+    """How mainstream each user is by what they have, z_u [U]: the mean of log p_i over their items, standardised.
 
     `users` and `items` [E] are the training interactions. Means of short profiles are shrunk towards m, the mean over
     all interactions: (Σ log p_i + 5 m) / (n_u + 5). Users without a history get 0.
@@ -156,7 +156,8 @@ def remove_direction(
     """v_i ← v_i − α⟨v_i, d⟩d, d the direction of positive interactions in the items' ledger.
 
     Since s_ui then loses α⟨u, d⟩⟨v_i, d⟩, it is done on the users' side, u ← u − α_u⟨u, d⟩d, which gives the same
-    scores and allows α_u = α exp(−spread · z_u). `z` [U] defaults to `mainstream(ledger)`. α may exceed 1.
+    scores and allows α_u = α exp(−spread · z_u). `z` [U] defaults to `mainstream(ledger)`; the other measure is
+    `mainstream_by_profile`. α may exceed 1.
     """
     if is_zero(strength):
         return identity()
