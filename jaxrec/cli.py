@@ -352,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing is flushed there at exit
         return 141
     except KeyboardInterrupt as stop:
-        print(f"jaxrec: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"jaxrec: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
         print(f"jaxrec: {type(error).__name__}: {error}", file=sys.stderr)

@@ -144,17 +144,20 @@ def observe_batch(
     batch: Batch,
     scored: tuple[Array, Array, Array],
     g: ScoreGradients,
+    rows: RowGradients | None = None,
     *,
     decay: float = 1.0,
     times: int = 1,
 ) -> ledgers.GradientLedger:
     """Adds a batch's gradients to the ledger, `times` over; `scored` rows are what `score_gradients` got.
 
+    rows: `row_gradients` of these, worked out here where None.
+
     For an inner product ‖∂ℓ/∂v_i‖ = |∂ℓ/∂s| ‖u‖, which gives the size of every event of a shared negative from one
     matrix-vector product. Negatives that `batch.where` leaves out are no events.
     """
     user, positive, negative = scored
-    rows = row_gradients(*scored, g)
+    rows = row_gradients(*scored, g) if rows is None else rows
     by_user = jnp.repeat(length(user), batch.rows_per_user)
     shared = batch.negatives.ndim == 1
     if batch.rows_per_user == 1:

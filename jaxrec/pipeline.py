@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
 from jaxrec.presets import Settings, build, want_tables
 from jaxrec.step import TrainState
-from jaxrec.track import JsonLines, Tracker
+from jaxrec.track import JsonLines, Tracker, want_trackers
 from jaxrec.train import Fit, fit
 from jaxrec.types import Tables
 
@@ -120,9 +121,12 @@ def train(
 
     Raises ValueError for a backbone without tables, for settings that contradict each other or that the data don't
     allow, for data without tests, with an empty one or too small to carve, for a `selected` of other data or settings,
-    and for a run of another command to resume; FileExistsError for a finished run, checkpoints of an interrupted one,
-    or other files of the same names, without `resume`. Nothing is written then.
+    and for a run of another command to resume; TypeError for what is no tracker or no whole seed; FileExistsError
+    for a finished run, checkpoints of an interrupted one, or other files of the same names, without `resume`. Nothing
+    is written then.
     """
+    want_trackers(trackers)
+    seed = operator.index(seed)  # as JSON holds it
     with ExitStack() as stack:
         for tracker in trackers:
             stack.callback(tracker.close)

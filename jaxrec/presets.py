@@ -231,8 +231,12 @@ def read_settings(path: Path | str) -> tuple[dict[str, Any], str | None]:
     inner = found.get("settings", found) if isinstance(found, dict) else found
     if not isinstance(inner, dict):
         raise ValueError(f"{path} wants an object of settings, like {{\"epochs\": 20}}, got {type(inner).__name__}")
-    preset = found.get("preset") if inner is not found else None
-    return inner, preset if preset in PRESETS else None
+    preset = found.get("preset", "custom") if inner is not found else "custom"
+    if preset == "custom":
+        return inner, None
+    if preset not in PRESETS:
+        raise ValueError(f"{path}: no preset {preset!r}{nearest(str(preset), PRESETS)} ({', '.join(PRESETS)}, custom)")
+    return inner, preset
 
 
 def build(

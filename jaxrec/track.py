@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,15 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Called once, at the end or at an error."""
+
+
+def want_trackers(trackers: Sequence[Tracker]) -> None:
+    """TypeError for what is no sequence of trackers, as a class that was not called."""
+    if isinstance(trackers, str) or not isinstance(trackers, Sequence):
+        raise TypeError(f"trackers are a sequence, like [tracker], got {trackers!r}")
+    for one in trackers:
+        if isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in ("log", "close")):
+            raise TypeError(f"a tracker is an object with log(row, step) and close(), got {one!r}; call a class first")
 
 
 class JsonLines:

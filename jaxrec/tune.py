@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -107,7 +108,8 @@ def tune(
     except ImportError as problem:
         raise ImportError("tuning wants optuna: pip install 'jaxrec[tune]'") from problem
     want_tables(base)
-    if trials < 1:
+    seed = operator.index(seed)  # as JSON holds it
+    if operator.index(trials) < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
     out = Path(out)
     files.want_folder(out)

@@ -55,6 +55,8 @@ class Batch(NamedTuple):
         told = f"a batch of {rows[0]} rows and {number} negatives wants"
         if self.where is not None and jnp.shape(self.where) != (*rows, number):
             raise ValueError(f"{told} where of shape {(*rows, number)}, got {jnp.shape(self.where)}")
+        if self.where is not None and not jnp.issubdtype(jnp.result_type(self.where), jnp.bool_):
+            raise ValueError(f"{told} where of bool, got {jnp.result_type(self.where)}")
         if self.log_q is not None and jnp.shape(self.log_q) != own:
             raise ValueError(f"{told} log_q of the negatives' shape {own}, got {jnp.shape(self.log_q)}")
 

@@ -246,6 +246,20 @@ def test_an_offset_of_ones_own_leaves_earlier_ones_in_place(tables: Tables, ledg
         np.testing.assert_allclose(score_matrix(found), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_a_bias_stays_one_whatever_kind_of_zero_a_power_is(ledger: ledgers.GradientLedger) -> None:
+    """What follows in a chain must not depend on it: a column of ones that is folded in would be centred to 0."""
+    tables = Tables(jnp.ones((2, 2)), jnp.arange(6.0).reshape(3, 2), jnp.array([9.0, 0.0, 0.0]))
+    scores = []
+    for power in (0.0, jnp.float32(0.0)):
+        found = adj.fold_bias(adj.chain(adj.tten(power), adj.center("user"))(tables, ledger))
+        scores.append(found.user @ found.item.T)
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-6)
+    np.testing.assert_allclose(scores[0], [[9.0, 0.0, 0.0]] * 2, rtol=1e-6)
+    spread = tables._replace(bias_strength=jnp.array([2.0, 0.5]))
+    half, folded = (adj.fold_bias(adj.tten(0.5)(t, ledger)) for t in (spread, adj.fold_bias(spread)))
+    np.testing.assert_allclose(half.user @ half.item.T, folded.user @ folded.item.T, rtol=1e-5)
+
+
 def test_tten_of_one_makes_unit_items(tables: Tables, ledger: ledgers.GradientLedger) -> None:
     found = adj.tten(1.0)(tables._replace(item=tables.item.at[0].set(0.0), item_bias=None), ledger)
     np.testing.assert_allclose(jnp.linalg.norm(found.item, axis=1), [0.0] + [1.0] * (N - 1), rtol=1e-5)
@@ -285,6 +299,8 @@ def test_tten_knows_the_lengths_of_tiny_and_huge_rows(size: float, ledger: ledge
 def test_a_chain_takes_adjustments_one_by_one() -> None:
     with pytest.raises(TypeError, match="chain takes adjustments one by one"):
         adj.chain([adj.identity()])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"one number, got tables; call what makes the adjustment"):
+        adj.chain(adj.add_gradients)(Tables(jnp.ones((1, 2)), jnp.ones((3, 2))), None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"chain takes adjustments one by one.*tten"):
         adj.chain(adj.tten)  # type: ignore[arg-type]
 

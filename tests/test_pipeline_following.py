@@ -68,6 +68,13 @@ def test_trackers_are_closed_where_a_run_is_refused(folder: Path, tmp_path: Path
     assert kept.closed == 1
 
 
+@pytest.mark.parametrize("trackers", [[Kept], [object()], "board", Kept()], ids=["class", "other", "text", "one"])
+def test_what_is_no_tracker_is_refused_first(trackers: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="tracker"):
+        pipeline.train("synthetic", FEW, tmp_path / "run", trackers=trackers)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_history_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").write_text('{"epoch": 1}\n{"epo')
     with pytest.raises(data.DataError, match=r"history\.jsonl:2 is damaged .*; make the run again"):
@@ -183,6 +190,16 @@ def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> Non
     (tmp_path / "s.json").write_bytes('{"\xe9": 3}'.encode("latin-1"))
     with pytest.raises(DataError, match=r"s\.json: not UTF-8 text"):
         presets.read_settings(tmp_path / "s.json")
+
+
+def test_a_preset_that_a_file_names_is_one_of_those_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    for preset, wanted in (("paper-mf", "paper-mf"), ("custom", None)):
+        path.write_text(json.dumps({"preset": preset, "settings": {"epochs": 3}}))
+        assert presets.read_settings(path) == ({"epochs": 3}, wanted)
+    path.write_text('{"preset": "paper_mf", "settings": {"epochs": 3}}')
+    with pytest.raises(ValueError, match=r"s\.json: no preset 'paper_mf'; did you mean 'paper-mf'\?"):
+        presets.read_settings(path)
 
 
 def test_a_largest_loss_in_a_file_goes_with_an_option_of_its_rule(tmp_path: Path) -> None:
@@ -370,7 +387,7 @@ def test_tuning_reads_no_test(folder: Path, tmp_path: Path, monkeypatch: pytest.
 
 def test_a_split_of_ones_own_is_tuned_on(folder: Path, tmp_path: Path) -> None:
     own = data.Dataset("own", data.load(str(folder)).split)
-    found = tune.tune(own, TINY, tmp_path / "a", trials=1)
+    found = tune.tune(own, TINY, tmp_path / "a", trials=1, seed=np.int64(0))  # type: ignore[arg-type]
     assert found["data"] == "own"
     assert found["value"] == tune.tune(str(folder), TINY, tmp_path / "b", trials=1)["value"]
 

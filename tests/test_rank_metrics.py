@@ -320,6 +320,7 @@ def test_metrics_of_ones_own_stand_beside_the_others(case: tuple) -> None:
         ("recall", own["found"], "called 'recall' already"),
         ("coverage", own["found"], "called 'coverage' already"),
         ("one", lambda hits, relevant, items: hits.mean(), r"one finite number for each of \d+ users, got shape \(\)"),
+        ("odd", lambda hits, relevant, items: hits.sum(1) * np.nan, r"for each of (\d+) users; \1 are NaN or infinite"),
         ("bad", lambda hits, relevant, items: np.full(len(hits), np.nan), "one finite number"),
     ]:
         with pytest.raises(ValueError, match=message):

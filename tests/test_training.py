@@ -634,6 +634,7 @@ def test_parts_that_were_not_called_are_told() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"where": jnp.ones((2, 2))}, "where of bool, got float32"),
         ({"where": jnp.ones((2, 1), bool)}, r"where of shape \(2, 2\), got \(2, 1\)"),
         ({"log_q": jnp.ones(2)}, r"log_q of the negatives' shape \(2, 2\), got \(2,\)"),
         ({"positives": jnp.arange(3)}, r"users \[B\] or \[B/R\] and positives \[B\], got shapes \(2,\) and \(3,\)"),

@@ -128,8 +128,10 @@ def evaluate(
 
 def _one_each(values: np.ndarray, count: int, name: str) -> np.ndarray:
     array = np.asarray(values, np.float64)
-    if array.shape != (count,) or not np.isfinite(array).all():
+    if array.shape != (count,):
         raise ValueError(f"{name} must give one finite number for each of {count} users, got shape {array.shape}")
+    if odd := int(np.sum(~np.isfinite(array))):
+        raise ValueError(f"{name} must give one finite number for each of {count} users; {odd} are NaN or infinite")
     return array
 
 

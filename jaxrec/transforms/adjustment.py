@@ -246,7 +246,10 @@ def _want_each_user(tables: Tables, numbers: Array) -> Array:
 
 
 def _want_one(strength: Strength) -> Strength:
-    """ValueError for several strengths where one is for all, which would be taken for the items'."""
+    """ValueError for several strengths where one is for all, which would be taken for the items'; TypeError for tables,
+    which what makes an adjustment gets where it was not called first."""
+    if isinstance(strength, Tables):
+        raise TypeError("this strength must be one number, got tables; call what makes the adjustment, like tten(0.5)")
     if jnp.ndim(strength) != 0:
         raise ValueError(
             f"this strength must be one number, got shape {jnp.shape(strength)}; `spread` and `z` make one for each "
@@ -331,18 +334,20 @@ def offset_by_count(strength: Strength, counts: Array) -> Adjustment:
 def tten(power: Strength = 1.0) -> Adjustment:
     """v_i ← v_i / ‖v_i‖^ρ, test-time embedding normalisation (Kim et al. 2023, arXiv 2308.11288); ρ = 1 is the paper's.
 
-    Zero rows stay zero. An item bias is part of the row, as one more column.
+    Zero rows stay zero. An item bias is part of the row, as if it were one more column.
     """
     if is_zero(_want_one(power)):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
-        tables = fold_bias(tables)
-        item = widened(tables.item)
+        item = widened(fold_bias(tables).item)
         scale = evening(item)
         even = item * scale  # whose lengths and their gradients are of usual sizes
         length = norm(even)[:, None]
-        return tables._replace(item=even * jnp.where(length > 0, length, 1.0) ** -power * scale ** (power - 1))
+        found = even * jnp.where(length > 0, length, 1.0) ** -power * scale ** (power - 1)
+        if tables.item_bias is None:
+            return tables._replace(item=found)
+        return tables._replace(item=found[:, :-1], item_bias=found[:, -1])
 
     return apply
 
