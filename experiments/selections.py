@@ -122,8 +122,9 @@ def table(rows: list[dict[str, str]]) -> str:
         cells = [data, ", ".join(f"{name} {arms.count(name)}" for name in dict.fromkeys(arms))]
         cells.append(", ".join(f"{control:+.4f}" for _, control, _ in found))
         for values in zip(*((control, best) for _, control, best in found), strict=True):
-            cells.append(f"{np.mean(values):+.4f} ± {np.std(values, ddof=1):.4f}")
-            cells.append(f"{stats.ttest_1samp(values, 0.0).pvalue:.2g}")
+            several = len(values) > 1  # one alone tells nothing of chance
+            cells.append(f"{np.mean(values):+.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if several else ""))
+            cells.append(f"{stats.ttest_1samp(values, 0.0).pvalue:.2g}" if several else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -100,6 +100,10 @@ def test_selections_are_compared_at_equal_natural_accuracy_one_by_one() -> None:
     assert best == control
     line = selections.table(rows).splitlines()[-1]
     assert line.startswith("| d | adjusted 2 | +0.0200, +0.0600 | +0.0400 ± 0.0283 | 0.3 |")
+    one = selections.table([row for row in rows if row["seed"] == "0"]).splitlines()[-1]
+    assert one == "| d | adjusted 1 | +0.0200 | +0.0200 |  | +0.0200 |  |"
+    other = [row | {"label": row["label"].replace("softmax+", "spectral+")} for row in rows if row["seed"] == "0"]
+    assert selections.against([*other, rows[0]])[0] == "adjusted of spectral"
 
 
 def test_the_page_of_carving_puts_ways_side_by_side() -> None:
