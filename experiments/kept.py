@@ -106,7 +106,6 @@ def rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        with files.whole(path) as partial:
-            partial.write_text("".join(f"{line}\n" for line in change(there)), encoding="utf-8")
+        files.write_text(path, "".join(f"{line}\n" for line in change(there)))
     finally:
         os.close(folder)  # and the lock with it
