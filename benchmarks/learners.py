@@ -43,6 +43,7 @@ LEARNERS: dict[str, Learner] = {
         (
             {"rate": 0.05, "l2": 0.002, "batch": 4096, "rows_per_user": 16},
             {"rate": 0.05, "l2": 0.002, "batch": 2048, "rows_per_user": 1},
+            {"rate": 0.05, "l2": 0.002, "batch": 512, "rows_per_user": 16},
         ),
     ),
     "implicit ALS": Learner(

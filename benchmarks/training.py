@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import peers
@@ -19,11 +20,13 @@ TRIPLET_BYTES = 3 * ROW_BYTES
 PRODUCTS = 3  # of a sampled softmax: forward, and backward by each factor
 NEGATIVES = 1024
 SHARED: dict[str, Any] = {"batch": 2 * BATCH, "rows_per_user": 16}  # learns as much from a triplet, quicker
+SMALL: dict[str, Any] = {**SHARED, "batch": 512}  # its rows stay in a core's second-level cache
+ONE_THREAD = {"PJRT_NPROC": "1"}  # for XLA's pool; handing over to a second thread takes longer than so small a step
 SOFTMAX = {"batch_size": BATCH, "negatives": NEGATIVES, "popularity": 0.0}  # the step that is counted, of softmax-mf
 
 
-def _ours(plan: Plan, parts: str = "bpr", **options: Any) -> Contender:
-    return Contender(OURS, {"data": plan.data, "parts": parts, **options})
+def _ours(plan: Plan, parts: str = "bpr", *, environment: Mapping[str, str] | None = None, **options: Any) -> Contender:
+    return Contender(OURS, {"data": plan.data, "parts": parts, **options}, environment or {})
 
 
 def _bpr(
@@ -34,17 +37,23 @@ def _bpr(
     target: float | None = None,
     against: int = 0,
     alone: int | None = None,
+    small: bool = False,
 ) -> list[Side]:
     """Two contenders, the one that has the target first: rows that share a user, and a user for each row, which races
-    against the peer's contender `alone` (as the first if None)."""
+    against the peer's contender `alone` (as the first if None). With `small`, for peers without batches, the first one
+    also in small batches on one thread, with the same target; not with an accelerator, which wants large ones."""
     alone = against if alone is None else alone
     what = f"BPR triplets, {optimizer}, {'known negatives left out' if reject else 'negatives unchecked'}"
     options: dict[str, Any] = {"optimizer": optimizer, "reject": reject}
     rows = SHARED["rows_per_user"]
     # Other optimisers move rows of their own, too, so that their share of a limit is not known.
     bytes_of = [(2 + 1 / rows) * ROW_BYTES, TRIPLET_BYTES] if optimizer == "sgd" else [None, None]
-    shared = Side(f"{what}, {rows} rows a user", _ours(plan, **options, **SHARED), target, against, bytes_of[0])
-    return [shared, Side(what, _ours(plan, **options), None, alone, bytes_of[1])]
+    shared = f"{what}, {rows} rows a user"
+    sides = [Side(shared, _ours(plan, **options, **SHARED), target, against, bytes_of[0])]
+    if small and not accelerator():
+        one = _ours(plan, **options, **SMALL, environment=ONE_THREAD)
+        sides.append(Side(f"{shared}, batches of {SMALL['batch']} on one thread", one, target, against, bytes_of[0]))
+    return [*sides, Side(what, _ours(plan, **options), None, alone, bytes_of[1])]
 
 
 def _race(
@@ -60,21 +69,21 @@ def _race(
 def implicit(plan: Plan) -> list[Row]:
     """Unchecked negatives on both sides, and checked ones on both."""
     theirs = [peers.contender("implicit_:bpr", data=plan.data, reject=reject) for reject in (False, True)]
-    ours = _bpr(plan, target=1.3) + _bpr(plan, reject=True, target=1.3, against=1)
+    ours = _bpr(plan, target=1.3, small=True) + _bpr(plan, reject=True, target=1.3, against=1, small=True)
     return _race(plan, "implicit BPR", ours, theirs, triplet=TRIPLET_BYTES)
 
 
 def cornac(plan: Plan) -> list[Row]:
     """It always checks negatives, as our first sides do."""
     theirs = [peers.contender("cornac_:bpr", data=plan.data)]
-    ours = _bpr(plan, reject=True, target=2.0) + _bpr(plan)
+    ours = _bpr(plan, reject=True, target=2.0, small=True) + _bpr(plan, small=True)
     return _race(plan, "Cornac BPR", ours, theirs, triplet=TRIPLET_BYTES)
 
 
 def lightfm(plan: Plan) -> list[Row]:
     """It always checks negatives and runs Adagrad, as our first sides do."""
     theirs = [peers.contender("lightfm_:bpr", data=plan.data)]
-    ours = _bpr(plan, optimizer="adagrad", reject=True, target=8.0) + _bpr(plan)
+    ours = _bpr(plan, optimizer="adagrad", reject=True, target=8.0, small=True) + _bpr(plan, small=True)
     return _race(plan, "LightFM BPR", ours, theirs)
 
 
