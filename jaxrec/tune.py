@@ -160,6 +160,20 @@ def _plain(searched: Space) -> dict[str, Any]:
     return {name: {"kind": type(of).__name__.lower(), **of._asdict()} for name, of in searched.items()}
 
 
+def _other(known: dict[str, Any], plan: dict[str, Any]) -> str | None:
+    """What a study was begun with that is another now, in words. The fingerprint tells data, by whatever name."""
+    for name, value in sorted(plan.items(), key=lambda item: item[0] != "fingerprint"):
+        before = known.get(name, value)  # older ones lack some
+        if before == value or (name == "data" and "fingerprint" in known):
+            continue
+        if name == "fingerprint":
+            return "other training pairs or ids"
+        if name == "base":
+            return ", ".join(f"{s}={before.get(s)} (now {v})" for s, v in value.items() if before.get(s) != v)
+        return f"another {name}" + (f", {before} (now {value})" if name != "space" else "")
+    return None
+
+
 def _open(out: Path, plan: dict[str, Any], seed: int) -> optuna.Study:
     """The study of DIR, new or as it was left: the sampler goes on with other draws, interrupted trials are queued."""
     import optuna
@@ -176,8 +190,7 @@ def _open(out: Path, plan: dict[str, Any], seed: int) -> optuna.Study:
     if known is None:
         study.set_user_attr("plan", plan)
         study.enqueue_trial({name: plan["base"][name] for name in plan["space"]})
-    elif different := [name for name in plan if known.get(name, plan[name]) != plan[name]]:  # older ones lack some
-        what = "other training pairs or ids" if different[0] == "fingerprint" else f"another {different[0]}"
+    elif what := _other(known, plan):
         raise ValueError(f"{out} holds a study of {what}; resume it as it was, or choose another --out")
     requeued = {trial.user_attrs.get("again") for trial in study.trials}
     for trial in study.trials:

@@ -269,14 +269,19 @@ def test_tuning_writes_the_best_settings_for_training(folder: Path, tmp_path: Pa
 
 def test_a_study_is_resumed_and_only_as_it_was(folder: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    for trials, resume in ((1, False), (3, True), (3, True)):
-        tune.tune(str(folder), TINY, tmp_path, trials=trials, search=["l2"], resume=resume, tell=told.append)
+    by_another_name = f"{folder.parent}/./{folder.name}"  # the same pairs, so the same study
+    for name, trials, resume in ((str(folder), 1, False), (by_another_name, 3, True), (str(folder), 3, True)):
+        tune.tune(name, TINY, tmp_path, trials=trials, search=["l2"], resume=resume, tell=told.append)
     assert len(told) == 3
     with pytest.raises(FileExistsError, match="--resume"):
         tune.tune(str(folder), TINY, tmp_path, trials=4)
     other = dataclasses.replace(TINY, width=5)
-    with pytest.raises(ValueError, match="another base"):
+    with pytest.raises(ValueError, match=r"holds a study of width=8 \(now 5\); resume it as it was"):
         tune.tune(str(folder), other, tmp_path, trials=4, search=["l2"], resume=True)
+    with pytest.raises(ValueError, match=r"holds a study of another seed, 0 \(now 3\)"):
+        tune.tune(str(folder), TINY, tmp_path, trials=4, search=["l2"], seed=3, resume=True)
+    with pytest.raises(ValueError, match="holds a study of another space"):
+        tune.tune(str(folder), TINY, tmp_path, trials=4, search=["learning_rate"], resume=True)
     with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
         tune.tune(str(folder), TINY, tmp_path / "x", search=["learning_rat"])
 
