@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxrec.names import want_whole
 from jaxrec.rows import materialised
-from jaxrec.types import Array, Batch
+from jaxrec.types import Array, Batch, want_batch
 
 if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
@@ -65,7 +65,7 @@ def want_rows(batch: Batch, num_users: int, num_items: int) -> None:
         ...
     ValueError: the sampler's positives must be in [0, 3), got 3
     """
-    batch.want_shapes()
+    want_batch(batch)
     sides = (("users", batch.users, num_users), ("positives", batch.positives, num_items))
     for name, ids, count in (*sides, ("negatives", batch.negatives, num_items)):
         found = np.asarray(ids)

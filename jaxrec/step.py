@@ -41,7 +41,7 @@ from jaxrec.names import want_whole
 from jaxrec.objectives import Objective
 from jaxrec.optim import RowOptimizer
 from jaxrec.rows import take
-from jaxrec.types import Array, Batch, Params
+from jaxrec.types import Array, Batch, Params, want_batch
 
 
 class TrainState(NamedTuple):
@@ -127,6 +127,11 @@ def make_step(
         place where the model has that). The ledger does not see it.
     """
     _want_objective(objective)
+    if transform is not None and not (hasattr(transform, "init") and hasattr(transform, "update")):
+        raise TypeError(
+            f"transform must be an optax transformation, like optax.clip(0.1), got {transform!r}; is it to "
+            "be called first?"
+        )
     through = optax.with_extra_args_support(optax.identity() if transform is None else transform)
 
     def read(
@@ -288,7 +293,7 @@ def _make(
 
     @jax.default_matmul_precision("highest")  # float32 on accelerators, too, as on CPUs
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
-        batch.want_shapes()
+        want_batch(batch)
         raw, pull_to_params = jax.vjp(lambda params: gather(params, batch), state.params)
         scored, pull_to_raw = jax.vjp(heads, *raw)
         at = cut(scored, state, batch)

@@ -69,6 +69,19 @@ class Batch(NamedTuple):
         return self if self.rows_per_user == 1 else self._replace(users=jnp.repeat(self.users, self.rows_per_user))
 
 
+def want_batch(batch: Any) -> None:
+    """TypeError for what is no `Batch`, such as a plain tuple; ValueError where its arrays do not fit each other.
+
+    >>> want_batch(([0], [1], [2]))
+    Traceback (most recent call last):
+        ...
+    TypeError: a sampler's draw must give a jaxrec.types.Batch, got a tuple
+    """
+    if not isinstance(batch, Batch):
+        raise TypeError(f"a sampler's draw must give a jaxrec.types.Batch, got a {type(batch).__name__}")
+    batch.want_shapes()
+
+
 class Tables(NamedTuple):
     """What ranking ranks and what adjustments adjust.
 

@@ -617,6 +617,7 @@ def test_parts_that_were_not_called_are_told() -> None:
         (objectives.bpr, optim.row_sgd(0.1), {}, r"objective must take .* like objectives\.bpr\(\)"),
         (objectives.bpr(), optim.row_sgd, {}, "optimizer must be one of .* is it to be called first"),
         (objectives.bpr(), optax.adam, {}, "optimizer must be one of"),
+        (objectives.bpr(), optim.row_sgd(0.1), {"transform": optax.clip}, "transform must be .* called first"),
         (objectives.bpr(), optim.row_sgd(0.1), {"observation": True}, "observation must be an Observation or None"),
     ]:
         with pytest.raises(TypeError, match=message):
@@ -627,6 +628,10 @@ def test_parts_that_were_not_called_are_told() -> None:
     state = step.init(jax.random.key(0))
     with pytest.raises(TypeError, match=r"state must be a TrainState, got Restored; .* it is \.state"):
         fit(step, sampler, epochs=1, state=checkpoint.Restored(1, state, {}))  # type: ignore[arg-type]
+    tuples = sampler._replace(draw=lambda data, key, i: tuple(sampler.draw(data, key, i)[:3]))
+    for rows in (None, sampler.rows):  # looked at before, or met in the step
+        with pytest.raises(TypeError, match=r"draw must give a jaxrec\.types\.Batch, got a tuple"):
+            fit(step, tuples._replace(rows=rows), epochs=1, state=state)
     with pytest.raises(ValueError, match="num_batches must be a whole number from 1, got 0"):
         fit(step, sampler._replace(num_batches=0), epochs=1, state=state)
 
