@@ -74,17 +74,17 @@ def _ndcg(parts: dict[str, dict[str, float]]) -> dict[str, float]:
 def _table(found: dict[str, Any]) -> list[str]:
     lines = [
         "| data, model | validation pairs | natural NDCG@20 on validation, plain | unbiased, plain → adjusted | "
-        "test unbiased recall@20 | strengths |",
-        "|---" * 6 + "|",
+        "test recall@20, natural | unbiased | strengths |",
+        "|---" * 7 + "|",
     ]
     for key, job in found.items():
-        lines.append(f"| {key} | not corrected | | | {job['plain']['unbiased']['recall@20']:.4f} | |")
+        lines.append(f"| {key} | not corrected | | | {_recalls(job['plain'])} | |")
         for way, row in job["ways"].items():
             before, after = (row["validation"][arm] for arm in ("plain", "adjusted, unbiased"))
             strengths = ", ".join(f"{name} {value:.2g}" for name, value in row["strengths"].items())
             lines.append(
                 f"| {key} | {way} | {before['natural']:.4f} | {before['unbiased']:.4f} → {after['unbiased']:.4f} | "
-                f"{row['tests']['unbiased']['recall@20']:.4f} | {strengths} |"
+                f"{_recalls(row['tests'])} | {strengths} |"
             )
     return [
         "# What it costs to have no validation pairs",
@@ -93,6 +93,10 @@ def _table(found: dict[str, Any]) -> list[str]:
         "`correct.leave_out` took them out of its tables.",
         "\n".join(lines),
     ]
+
+
+def _recalls(tests: dict[str, dict[str, float]]) -> str:
+    return " | ".join(f"{tests[test]['recall@20']:.4f}" if test in tests else "–" for test in ("natural", "unbiased"))
 
 
 if __name__ == "__main__":
