@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,21 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compare, contest, inputs, memory, ours, quality, ranking, report, rows, scaling, suite, worker
+from benchmarks import (
+    compare,
+    contest,
+    inputs,
+    memory,
+    ours,
+    quality,
+    ranking,
+    report,
+    rows,
+    scaling,
+    suite,
+    training,
+    worker,
+)
 from benchmarks.contest import Contender
 from benchmarks.plan import Case, Plan, Share, Side, overheads, race
 
@@ -49,6 +65,28 @@ def test_met_follows_the_kind(kind: Any, ours: Any, theirs: Any, target: Any, ra
 def test_a_row_without_a_key_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks target, met"):
         rows.check({key: None for key in rows.KEYS[:6]})
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not list a process's threads")
+def test_one_thread_is_one_thread_of_xla() -> None:
+    """The setting of small batches says so by a variable that XLA reads; another release may call it otherwise."""
+    look = (
+        "import pathlib, jax; jax.numpy.ones(3).block_until_ready(); "
+        "print(sum('XLAEigen' in t.read_text() for t in pathlib.Path('/proc/self/task').glob('*/comm')))"
+    )
+    environment = contest.environment(training.ONE_THREAD)
+    found = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["1"]
+
+
+def test_small_batches_on_one_thread_race_with_the_same_target() -> None:
+    if worker.accelerator():
+        pytest.skip("an accelerator has no such setting")
+    shared, small, alone = training._bpr(Plan(TINY, Path()), target=1.3, small=True)
+    assert (shared.target, small.target, alone.target) == (1.3, 1.3, None)
+    assert (small.contender.options["batch"], small.contender.environment) == (512, training.ONE_THREAD)
+    assert not shared.contender.environment
+    assert len(training._bpr(Plan(TINY, Path()))) == 2
 
 
 def test_contenders_take_turns_and_the_first_turn_is_thrown_away() -> None:
