@@ -79,14 +79,15 @@ def test_one_thread_is_one_thread_of_xla() -> None:
     assert found.stdout.split() == ["1"]
 
 
-def test_small_batches_on_one_thread_race_with_the_same_target() -> None:
-    if worker.accelerator():
-        pytest.skip("an accelerator has no such setting")
+def test_small_batches_on_one_thread_race_with_the_same_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "accelerator", lambda: False)
     shared, small, alone = training._bpr(Plan(TINY, Path()), target=1.3, small=True)
     assert (shared.target, small.target, alone.target) == (1.3, 1.3, None)
     assert (small.contender.options["batch"], small.contender.environment) == (512, training.ONE_THREAD)
     assert not shared.contender.environment
     assert len(training._bpr(Plan(TINY, Path()))) == 2
+    monkeypatch.setattr(training, "accelerator", lambda: True)
+    assert len(training._bpr(Plan(TINY, Path()), small=True)) == 2
 
 
 def test_contenders_take_turns_and_the_first_turn_is_thrown_away() -> None:
