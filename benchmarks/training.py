@@ -41,7 +41,8 @@ def _bpr(
 ) -> list[Side]:
     """Two contenders, the one that has the target first: rows that share a user, and a user for each row, which races
     against the peer's contender `alone` (as the first if None). With `small`, for peers without batches, the first one
-    also in small batches on one thread, with the same target; not with an accelerator, which wants large ones."""
+    also in small batches on one thread, with the same target; not where quick, nor with an accelerator, which wants
+    large ones."""
     alone = against if alone is None else alone
     what = f"BPR triplets, {optimizer}, {'known negatives left out' if reject else 'negatives unchecked'}"
     options: dict[str, Any] = {"optimizer": optimizer, "reject": reject}
@@ -50,7 +51,7 @@ def _bpr(
     bytes_of = [(2 + 1 / rows) * ROW_BYTES, TRIPLET_BYTES] if optimizer == "sgd" else [None, None]
     shared = f"{what}, {rows} rows a user"
     sides = [Side(shared, _ours(plan, **options, **SHARED), target, against, bytes_of[0])]
-    if small and not accelerator():
+    if small and not plan.quick and not accelerator():
         one = _ours(plan, **options, **SMALL, environment=ONE_THREAD)
         sides.append(Side(f"{shared}, batches of {SMALL['batch']} on one thread", one, target, against, bytes_of[0]))
     return [*sides, Side(what, _ours(plan, **options), None, alone, bytes_of[1])]
@@ -176,7 +177,7 @@ CASES = {
     "implicit": Case(implicit, "BPR against implicit", quick=True),
     "cornac": Case(cornac, "BPR against Cornac", quick=True),
     "lightfm": Case(lightfm, "BPR against LightFM", quick=True),
-    "torch-mf": Case(torch_mf, "BPR against plain PyTorch", quick=True),
+    "torch-mf": Case(torch_mf, "BPR against plain PyTorch"),
     "lenskit": Case(lenskit, "BPR against LensKit"),
     "softmax": Case(softmax, "sampled softmax against sgemm", quick=True),
     "ledger": Case(ledger, "steps with the ledger on and off"),
