@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
 from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -17,6 +21,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     near = get_close_matches(name, list(known), 1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def want_number(name: str, value: Any, *, least: float = -math.inf, below: float = math.inf) -> None:
+    """ValueError for what is no finite number from `least`, and less than `below`; an array [] is one.
+
+    >>> want_number("rate", -0.1, least=0.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: rate must be a finite number from 0.0, got -0.1
+    """
+    single = isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()
+    fits = single and not isinstance(value, (bool, np.bool_)) and math.isfinite(value) and least <= value < below
+    if not fits:
+        start = f" from {least}" if least > -math.inf else ""
+        end = f" to less than {below}" if below < math.inf else ""
+        raise ValueError(f"{name} must be a finite number{start}{end}, got {value!r}")
 
 
 def want_whole(name: str, value: Any, least: int = 1) -> None:

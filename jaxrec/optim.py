@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec.names import want_number
 from jaxrec.rows import take
 from jaxrec.types import Array
 
@@ -27,6 +28,12 @@ class RowOptimizer(NamedTuple):
 
     init: Callable[[Array], Any]
     update: Callable[[Array, Any, Array, Array], tuple[Array, Any]]
+
+
+def _want_rate(rate: Rate) -> None:
+    """ValueError for a constant that is no finite number from 0; schedules and traced rates are not looked at."""
+    if not callable(rate) and not isinstance(rate, jax.core.Tracer):
+        want_number("rate", rate, least=0.0)
 
 
 def _rate(rate: Rate, step: Array) -> Array:
@@ -58,7 +65,8 @@ class SgdState(NamedTuple):
 
 
 def row_sgd(rate: Rate) -> RowOptimizer:
-    """v ← v − η g. Equals `optax.sgd` on the dense gradient."""
+    """v ← v − η g. Equals `optax.sgd` on the dense gradient. ValueError for a rate that is no number from 0."""
+    _want_rate(rate)
 
     def init(table: Array) -> SgdState:
         return SgdState(jnp.zeros((), jnp.int32))
@@ -81,8 +89,12 @@ class AdagradState(NamedTuple):
 def row_adagrad(rate: Rate, *, by_row: bool = False, initial: float = 0.1, eps: float = 1e-7) -> RowOptimizer:
     """h ← h + g², v ← v − η g/√(h + ε) (Duchi et al. 2011). Equals `optax.adagrad` on the dense gradient.
 
-    `by_row` keeps one h a row, h ← h + mean(g²): 1/W of the memory, and directions of gradients kept.
+    `by_row` keeps one h a row, h ← h + mean(g²): 1/W of the memory, and directions of gradients kept. ValueError for
+    a rate, `initial` or ε that is no number from 0.
     """
+    _want_rate(rate)
+    want_number("initial", initial, least=0.0)
+    want_number("eps", eps, least=0.0)
 
     def init(table: Array) -> AdagradState:
         shape = table.shape[:1] if by_row else table.shape
@@ -121,7 +133,12 @@ def row_adam(rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-
     """Lazy Adam (Kingma & Ba 2015, arXiv 1412.6980): moments of a row advance only when it is touched.
 
     The bias correction of a row counts the steps that touched it. Equals `optax.adam` when every step touches all rows.
+    ValueError for a rate or ε that is no number from 0, and for b1 or b2 outside [0, 1).
     """
+    _want_rate(rate)
+    for name, value in (("b1", b1), ("b2", b2)):
+        want_number(name, value, least=0.0, below=1.0)
+    want_number("eps", eps, least=0.0)
 
     def init(table: Array) -> AdamState:
         n = table.shape[0]

@@ -26,7 +26,7 @@ from jaxrec.brief import brief
 from jaxrec.data.interactions import Interactions, Split, users_of
 from jaxrec.ledger import GradientLedger
 from jaxrec.metrics.accuracy import is_hit, ndcg_from_hits, recall_from_hits
-from jaxrec.names import nearest
+from jaxrec.names import nearest, want_number
 from jaxrec.rows import materialised, product
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Array, Tables
@@ -385,6 +385,8 @@ def frontier(problem: Problem, arm: Arm, *, budget: int = 96, rounds: int = 6, s
 
     if budget < 1 or rounds < 0:
         raise ValueError(f"budget must be at least 1 and rounds at least 0, got {budget} and {rounds}")
+    for number in (*arm.low, *arm.high):
+        want_number("a low or a high of an arm", number)
     if not len(arm.names) == len(arm.low) == len(arm.high) or any(map(operator.gt, arm.low, arm.high)):
         box = f"names {arm.names}, low {arm.low}, high {arm.high}"
         raise ValueError(f"an arm wants a low and a high for each name, no low above its high; got {box}")

@@ -221,20 +221,29 @@ def test_settings_that_do_not_suit_are_refused() -> None:
         ("dice", {"pool": float("nan")}, "dice's pool must be a whole number, got nan"),
         ("invcf", {"compared": -1}, "invcf's compared must be a whole number from 1, got -1"),
         ("macr", {"across": "no"}, "macr's across must be True or False, got 'no'"),
-        ("macr", {"c": "x"}, "macr's c must be a number, got 'x'"),
-        ("macr", {"alpha": float("nan")}, "macr's alpha must be a number, got nan"),
+        ("macr", {"c": "x"}, "macr's c must be a finite number, got 'x'"),
+        ("macr", {"alpha": float("nan")}, "macr's alpha must be a finite number, got nan"),
+        ("macr", {"c": float("inf")}, "macr's c must be a finite number, got inf"),
+        ("adap_tau", {"temperature": float("inf")}, "adap_tau's temperature must be a finite number, got inf"),
+        ("adap_tau", {"beta": float("nan")}, "adap_tau's beta must be a number, got nan"),
         ("pd", {"stages": 2.5}, r"pd's stages must be a whole number, got 2\.5"),
         ("dap", {"clusters": 1.5}, r"dap's clusters must be a whole number, got 1\.5"),
         ("eql", {"slope": -12.0}, r"eql wants slope, gain >= 0, got -12\.0"),
-        ("ccl", {"weight": None}, "ccl's weight must be a number, got None"),
+        ("ccl", {"weight": None}, "ccl's weight must be a finite number, got None"),
         ("cause", {"split_seed": 1.5}, "cause's split_seed must be a whole number"),
         ("cause", {"sample": 0.1}, "cause's sample must be Interactions, got 0.1; the share of train is part"),
-        ("pda", {"test_gamma": "x"}, "pda's test_gamma must be a number, got 'x'"),
+        ("pda", {"test_gamma": "x"}, "pda's test_gamma must be a finite number, got 'x'"),
+        ("pda", {"test_gamma": float("inf")}, "pda's test_gamma must be a finite number, got inf"),
     ],
 )
 def test_values_of_another_kind_are_refused_before_anything_is_trained(name: str, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         baselines.build(name, random_interactions(), **options)
+
+
+def test_what_may_be_infinite_is_taken() -> None:
+    method = baselines.build("adap_tau", random_interactions(), beta=float("inf"))
+    assert isinstance(method, baselines.Method)
 
 
 def test_arms_are_tuned_like_the_librarys_own() -> None:

@@ -145,3 +145,34 @@ def test_sum_by_row_sums_each_row_once_whatever_is_in_the_slots(ids: list[int], 
     assert sorted(np.asarray(target)[kept].tolist()) == sorted(set(ids))
     found = dict(zip(np.asarray(target)[kept].tolist(), np.asarray(sums)[kept, 0].tolist(), strict=True))
     assert found == {row: sum(n + 1.0 for n, i in enumerate(ids) if i == row) for row in set(ids)}
+
+
+@pytest.mark.parametrize("kind", [optim.row_sgd, optim.row_adagrad, optim.row_adam])
+@pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf"), True, "x", None])
+def test_a_rate_that_is_no_number_from_0_is_refused(kind: Callable[..., optim.RowOptimizer], rate: object) -> None:
+    with pytest.raises(ValueError, match="rate must be a finite number from 0"):
+        kind(rate)
+
+
+@pytest.mark.parametrize("options", [{"b1": 1.0}, {"b2": -0.1}, {"eps": -1e-8}])
+def test_moments_outside_their_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be a finite number from 0.0"):
+        optim.row_adam(0.1, **options)
+
+
+@pytest.mark.parametrize("options", [{"initial": -1.0}, {"eps": float("inf")}])
+def test_squares_that_start_below_0_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be a finite number from 0.0"):
+        optim.row_adagrad(0.1, **options)
+
+
+def test_rates_may_be_arrays_schedules_and_traced() -> None:
+    table, ids, gradients = jnp.ones((N, W)), jnp.array([1]), jnp.ones((1, W))
+
+    def after(rate: optim.Rate) -> jax.Array:
+        optimizer = optim.row_sgd(rate)
+        return optimizer.update(table, optimizer.init(table), ids, gradients)[0][1, 0]
+
+    rates = jnp.array([0.25, 0.5])
+    np.testing.assert_array_equal(jax.vmap(after)(rates), 1 - rates)  # type: ignore[arg-type]
+    assert after(rates[0]) == after(lambda step: 0.25) == 0.75  # type: ignore[arg-type]

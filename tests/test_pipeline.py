@@ -684,6 +684,14 @@ def test_an_arm_that_is_no_box_is_told(low: tuple, high: tuple) -> None:
         select.frontier(problem, arm)
 
 
+@pytest.mark.parametrize("high", [float("inf"), float("nan"), True])
+def test_a_box_that_has_no_end_is_told(high: float) -> None:
+    arm = select.Arm(("a",), (0,), (high,), lambda s: lambda tables, ledger: tables)
+    problem = select.Problem(*(None,) * 5, [], [], [])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"a low or a high of an arm must be a finite number, got {high}"):
+        select.frontier(problem, arm)
+
+
 @pytest.mark.parametrize(("low", "high"), [((0, 0.5), (1, 1)), ((0, -2), (1, -1))])
 def test_a_box_without_0_has_nothing_to_measure_losses_from(low: tuple, high: tuple) -> None:
     arm = select.Arm(("a", "b"), low, high, lambda s: lambda tables, ledger: tables)

@@ -367,7 +367,11 @@ def test_a_popularity_oracle_has_the_largest_bias_and_a_perfect_one_full_recall(
     assert biased["gini@10"] > random["gini@10"]
 
 
-@pytest.mark.parametrize(("ks", "message"), [((16,), "rank with k=16"), ((0,), "between 1 and the 15")])
+@pytest.mark.parametrize(
+    ("ks", "message"),
+    [((16,), "at most the 15 ranked items, got 16; rank with k=16")]
+    + [((k,), f"a cut-off must be a whole number from 1, got {k!r}") for k in (0, True, 1.5, "a")],
+)
 def test_cut_offs_are_checked(case: tuple, ks: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         metrics.evaluate(*case, ks=ks)

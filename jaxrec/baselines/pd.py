@@ -11,7 +11,6 @@ Zhang et al. 2021, arXiv 2105.06067.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from jaxrec.baselines.base import Method, known_strengths, share, want_objective
 from jaxrec.baselines.parts import make_batch_step
 from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
+from jaxrec.names import want_number
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
 from jaxrec.rows import product
@@ -137,8 +137,8 @@ def build(
     found = popularity(train, stages=stages)
     assembly = presets.build(settings, train, objective=objective(found, gamma=gamma), make=make_batch_step)
     model, m = assembly[0], foretold(found, trend=trend)
-    if test_gamma is not None and not isinstance(test_gamma, numbers.Real):
-        raise ValueError(f"pda's test_gamma must be a number, got {test_gamma!r}")
+    if test_gamma is not None:
+        want_number("pda's test_gamma", test_gamma)
     strengths = {"gamma": gamma if test_gamma is None else test_gamma} if inject else {}
 
     def rank(params: Params, ledger: GradientLedger | None = None, **given: float) -> Tables | Scorer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 from collections.abc import Callable
 from dataclasses import fields
@@ -43,13 +44,15 @@ from jaxrec.train import Fit, fit
 class Entry(NamedTuple):
     """A method's settings and how it is put together; called with settings and train, it gives the `Method`.
 
-    `options` are those that its name fixes, `on_graph` defaults of its options that the source has for LightGCN.
+    `options` are those that its name fixes, `on_graph` defaults of its options that the source has for LightGCN,
+    `unbounded` its options that may be infinite.
     """
 
     settings: Settings
     build: Callable[..., Any]  # (settings, train, **options) -> Method, or (Model, Sampler, Step)
     options: tuple[tuple[str, Any], ...] = ()
     on_graph: tuple[tuple[str, Any], ...] = ()
+    unbounded: tuple[str, ...] = ()
 
     def defaults(self, backbone: str) -> dict[str, Any]:
         """Its options' defaults on a backbone that are not those of `build`."""
@@ -76,7 +79,7 @@ METHODS: dict[str, Entry] = {
     "logq": Entry(ssm.LOGQ, ssm.build),
     "ccl": Entry(ccl.SETTINGS, ccl.build),
     "zerosum": Entry(zerosum.SETTINGS, zerosum.build),
-    "adap_tau": Entry(adap_tau.SETTINGS, adap_tau.build),
+    "adap_tau": Entry(adap_tau.SETTINGS, adap_tau.build, unbounded=("beta",)),
     "eql": Entry(eql.SETTINGS, eql.build),
     "ipl": Entry(ipl.SETTINGS, ipl.build),
     "bc_loss": Entry(bc_loss.SETTINGS, bc_loss.build),
@@ -108,16 +111,17 @@ def _entry(name: str) -> Entry:
     return METHODS[name]
 
 
-def _want_kind(what: str, value: Any, usual: Any) -> None:
-    """ValueError for a value of another kind than the default: a bool, a whole number, a number, a word. What is None
-    by default is left to the method."""
+def _want_kind(what: str, value: Any, usual: Any, unbounded: bool) -> None:
+    """ValueError for a value of another kind than the default: a bool, a whole number, a number (finite, but where it
+    is `unbounded`), a word. What is None by default is left to the method."""
     truth = isinstance(value, (bool, np.bool_))
     if isinstance(usual, bool):
         fits, kind = truth, "True or False"
     elif isinstance(usual, int):
         fits, kind = value is None or (isinstance(value, numbers.Integral) and not truth), "a whole number"
     elif isinstance(usual, float):
-        fits, kind = isinstance(value, numbers.Real) and not truth and value == value, "a number"
+        fits = isinstance(value, numbers.Real) and not truth and not math.isnan(value)
+        fits, kind = fits and (unbounded or math.isfinite(value)), "a number" if unbounded else "a finite number"
     else:
         fits, kind = not isinstance(usual, str) or isinstance(value, str), "a word"
     if not fits:
@@ -145,7 +149,7 @@ def build(name: str, train: Interactions, backbone: Literal["mf", "lightgcn"] = 
     usual = inspect.signature(entry.build).parameters
     for option in own:
         if option in given:
-            _want_kind(f"{name}'s {option}", given[option], usual[option].default)
+            _want_kind(f"{name}'s {option}", given[option], usual[option].default, option in entry.unbounded)
     if "key" in own:
         given = {"key": jax.random.key(0), **given}
     return entry(settings, train, **{n: v for n, v in given.items() if n in own})

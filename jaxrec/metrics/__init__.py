@@ -20,6 +20,7 @@ from jaxrec.metrics.accuracy import (
 )
 from jaxrec.metrics.popularity import rank_correlations
 from jaxrec.metrics.stats import Comparison, bootstrap_ci, compare, holm, paired_test, standard_error
+from jaxrec.names import want_whole
 from jaxrec.rank import TopK
 
 if TYPE_CHECKING:
@@ -142,8 +143,9 @@ def _check(
     if isinstance(ks, int):
         raise ValueError(f"ks are the cut-offs, one or several, like [20], got {ks}")
     for k in ks:
-        if not 1 <= k <= width:
-            raise ValueError(f"cut-offs must be between 1 and the {width} ranked items, got {k}; rank with k={k}")
+        want_whole("a cut-off", k)
+        if k > width:
+            raise ValueError(f"a cut-off must be at most the {width} ranked items, got {k}; rank with k={k}")
     pop.want_one_space(test, train)
     if len(ranking.users) and (ranking.users.max() >= test.num_users or ranking.items.max() >= test.num_items):
         raise ValueError("the ranking holds users or items unknown to the test; rank tables of the same split")
