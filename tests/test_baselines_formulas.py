@@ -13,7 +13,7 @@ from scipy.special import lambertw
 
 from jaxrec import baselines, objectives, rank
 from jaxrec import ledger as ledgers
-from jaxrec.baselines import adap_tau, bc_loss, ccl, ddc, ipl, pc, popgo, resn, tde, zerosum
+from jaxrec.baselines import adap_tau, bc_loss, ccl, ddc, ipl, parts, pc, popgo, resn, tde, zerosum
 from jaxrec.ledger import GradientLedger
 from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Batch, Tables
@@ -210,37 +210,49 @@ def test_lambert_w_is_scipys() -> None:
 
 
 def test_adap_tau_follows_a_slow_reading() -> None:
-    rng, state = np.random.default_rng(0), adap_tau.init(USERS, num_negatives=K, temperature=0.2)
+    rng, state = np.random.default_rng(0), adap_tau.init(USERS)
     running: dict[int, float] = {}
-    positive, negative = 0.2 * np.log(K), 0.0
+    near_by, far_by = adap_tau.GAP, 0.0
+    counts = np.arange(1, USERS + 1)
     for _ in range(4):
         users, losses = rng.integers(0, USERS - 1, B), rng.uniform(0, 3, B)
-        near, far = rng.uniform(0.5, 0.9), rng.uniform(-0.1, 0.1)
+        near, far = rng.uniform(0.5, 0.9, B), rng.uniform(-0.1, 0.1, B)
+        counted = adap_tau.active(counts)[users]
         seen = [jnp.asarray(x, jnp.float32) for x in (losses, near, far)]
-        state = adap_tau.observe(state, jnp.asarray(users), *seen, momentum=0.7)
+        state = adap_tau.observe(state, jnp.asarray(users), *seen, jnp.asarray(counted), momentum=0.7)
         for u in set(users.tolist()):
             mean = losses[users == u].mean()
             running[u] = 0.7 * running[u] + 0.3 * mean if u in running else mean
-        positive, negative = 0.7 * positive + 0.3 * near, 0.7 * negative + 0.3 * far
-    w0 = np.log(K) / (positive - negative)
-    np.testing.assert_allclose(adap_tau.global_scale(state, num_negatives=K), w0, rtol=1e-5)
+        if counted.any():
+            near_by, far_by = 0.7 * near_by + 0.3 * near[counted].mean(), 0.7 * far_by + 0.3 * far[counted].mean()
+    own = [n for n in counts if n > np.quantile(counts, 0.2)]
+    c = np.log(len(own) * ITEMS / (2 * sum(own)))
+    w0 = c / (near_by - far_by)
+    assert adap_tau.contrast(counts, ITEMS) == pytest.approx(c)
+    found_w0 = adap_tau.global_scale(state.positive - state.negative, c)
+    np.testing.assert_allclose(found_w0, np.clip(w0, 1.0, 50.0), rtol=1e-5)
     average = np.mean(list(running.values()))
-    wanted = np.full(USERS, w0)
+    wanted = np.full(USERS, 3.0)
     for u, value in running.items():
         x = (value - average) / 0.8
-        wanted[u] = w0 * np.exp(-lambertw(x).real if x > -np.exp(-1) else 1.0)
-    found = adap_tau.user_scales(state, jnp.arange(USERS), jnp.float32(w0), beta=0.8)
+        wanted[u] = 3.0 * np.exp(-lambertw(x).real if x > -np.exp(-1) else 1.0)
+    found = adap_tau.user_scales(state, jnp.arange(USERS), jnp.float32(3.0), beta=0.8)
     np.testing.assert_allclose(found, wanted, rtol=3e-3)
-    assert found[USERS - 1] == pytest.approx(w0, rel=1e-6)  # never seen
+    assert found[USERS - 1] == pytest.approx(3.0, rel=1e-6)  # never seen
 
 
-def test_adap_tau_starts_at_its_temperature_and_a_wide_beta_keeps_one_for_all() -> None:
-    state = adap_tau.init(USERS, num_negatives=K, temperature=0.2)
-    w0 = adap_tau.global_scale(state, num_negatives=K)
-    np.testing.assert_allclose(w0, 5.0, rtol=1e-6)
-    for beyond in (0.01, 2.0):
-        with pytest.raises(ValueError, match=f"temperature from 0.02 to 1.0, between which.* got {beyond}"):
-            adap_tau.init(USERS, num_negatives=K, temperature=beyond)
+def test_adap_tau_has_one_scale_from_the_density_of_the_data() -> None:
+    few, many = np.full(100, 5), np.full(100, 500)
+    c = adap_tau.contrast(few, 1000)
+    assert c == pytest.approx(np.log(1000 / 10))  # all users, since none has more than the fifth with the fewest
+    assert adap_tau.global_scale(0.7, c) == pytest.approx(c / 0.7)
+    assert adap_tau.global_scale(0.001, c) == pytest.approx(1 / adap_tau.LOW)
+    assert adap_tau.contrast(many, 1000) == pytest.approx(0.0)
+    assert adap_tau.global_scale(0.7, 0.0) == 1.0 / adap_tau.HIGH  # half of the cells are interactions
+
+
+def test_a_wide_beta_keeps_one_temperature_for_all() -> None:
+    state, w0 = adap_tau.init(USERS), jnp.float32(5.0)
     seen = state._replace(loss=jnp.arange(USERS, dtype=jnp.float32), seen=jnp.ones(USERS, bool))
     everybody = jnp.arange(USERS)
     same = adap_tau.user_scales(seen, everybody, w0, beta=np.inf)
@@ -248,6 +260,17 @@ def test_adap_tau_starts_at_its_temperature_and_a_wide_beta_keeps_one_for_all() 
     scales = adap_tau.user_scales(seen, everybody, w0)
     assert np.all(np.diff(scales) <= 0)  # the larger the loss, the larger the temperature
     assert scales[0] > 5 > scales[-1]
+
+
+def test_adap_tau_scales_positives_by_w0_and_negatives_by_the_users_own() -> None:
+    positive, negative, where = scores_of_a_batch()
+    args = [jnp.asarray(x, jnp.float32) for x in (positive, negative)]
+    scale = jnp.linspace(1.0, 3.0, B)
+    found = adap_tau.scaled(objectives.softmax(), jnp.float32(2.0), scale)(*args, where=jnp.asarray(where))
+    for b in range(B):
+        others = [np.exp(float(scale[b]) * negative[b, k]) for k in range(K) if where[b, k]]
+        own = np.exp(2.0 * positive[b])
+        assert found[b] == pytest.approx(-np.log(own / (own + sum(others))), rel=1e-4)
 
 
 def test_a_step_of_adap_tau_in_float64_keeps_its_dtypes() -> None:
@@ -355,23 +378,64 @@ def test_ddc_finds_the_least_of_its_loss_leaves_the_base_alone_and_is_plain_at_s
 # ipl
 
 
-def test_ipl_is_its_formula() -> None:
-    positive, negative, where = scores_of_a_batch()
-    ids = np.array([0, 2, 8, 4, 1])
-    batch = Batch(*(jnp.asarray(x, jnp.int32) for x in (np.zeros(B), np.zeros(B), ids)), jnp.asarray(where))
-    loss = ipl.objective(COUNTS, USERS, weight=0.3, gamma=1.5)(batch)
-    args = [jnp.asarray(x, jnp.float32) for x in (positive, negative)]
-    rates = [
-        USERS / B * sum(sigmoid(negative[b, k]) for b in range(B)) / max(COUNTS[i], 1) ** 0.5
-        for k, i in enumerate(ids)
-    ]
-    wanted = objectives.bpr()(*args, where=batch.where) + 0.3 * np.std(rates)
-    np.testing.assert_allclose(loss(*args, where=batch.where), wanted, rtol=1e-5)
+def deviation_of_rates(c: jax.Array, counts: np.ndarray, gamma: float) -> jax.Array:
+    """std_i(c_i / n_i^{2−γ}) over items that somebody has, with I − 1."""
+    some = counts > 0
+    return jnp.std(c[some] / counts[some] ** (2.0 - gamma), ddof=1)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1.5, 2.0])
+def test_ipls_slopes_are_those_of_the_deviation(gamma: float) -> None:
+    counts = np.array([0.0, 1.0, 3.0, 7.0, 20.0])
+    rate = jnp.asarray([0.5, 0.9, 0.8, 0.4, 0.7])
+    c = rate * counts
+    wanted, slope = jax.value_and_grad(deviation_of_rates)(c, counts, gamma)
+    found = ipl.slopes(rate, jnp.asarray(counts), gamma=gamma)
+    np.testing.assert_allclose(found, slope, rtol=1e-5, atol=1e-7)
+    assert jnp.sum(found * c) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_the_mean_row_of_ipl_has_the_gradient_of_its_formula() -> None:
+    data, rng = random_interactions(), np.random.default_rng(1)
+    user, item = (jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for n in (data.num_users, data.num_items))
+    users, items, counts = jnp.asarray(data.users), jnp.asarray(data.items), data.item_counts.astype(np.float32)
+
+    def shown(user: jax.Array, item: jax.Array) -> jax.Array:
+        return jnp.zeros(data.num_items).at[items].add(jax.nn.sigmoid(jnp.sum(user[users] * item[items], axis=1)))
+
+    def formula(user: jax.Array, item: jax.Array) -> jax.Array:
+        return 0.3 * deviation_of_rates(shown(user, item), counts, 1.5)
+
+    rate = shown(user, item) / np.maximum(counts, 1)
+    slope = 0.3 * len(data) * ipl.slopes(rate, jnp.asarray(counts), gamma=1.5)[items]
+
+    def mean_row(user: jax.Array, item: jax.Array) -> jax.Array:
+        nothing = ipl.penalized(lambda p, n, **o: 0.0 * p, slope)
+        return jnp.mean(nothing(jnp.sum(user[users] * item[items], axis=1), jnp.zeros((len(users), 1))))
+
+    value, wanted = jax.value_and_grad(formula, argnums=(0, 1))(user, item)
+    found, slopes = jax.value_and_grad(mean_row, argnums=(0, 1))(user, item)
+    assert found == pytest.approx(float(value), rel=1e-4)
+    for a, b in zip(slopes, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6)
 
 
 def test_ipl_has_no_slope_where_all_rates_are_the_same() -> None:
-    slope = jax.grad(lambda x: ipl.penalty(x, jnp.ones(K), USERS, gamma=1.0))(jnp.zeros((B, K)))
-    np.testing.assert_array_equal(slope, np.zeros((B, K)))
+    np.testing.assert_array_equal(ipl.slopes(jnp.full(K, 0.5), jnp.ones(K), gamma=1.0), np.zeros(K))
+
+
+def test_running_means_are_a_loop() -> None:
+    rng = np.random.default_rng(2)
+    old, seen, wanted, known = jnp.full(6, 0.5), jnp.zeros(6, bool), np.full(6, 0.5), np.zeros(6, bool)
+    for _ in range(3):
+        ids, values = rng.integers(0, 5, 7), rng.normal(size=7)
+        old, seen = parts.running_means(old, seen, jnp.asarray(ids), jnp.asarray(values, jnp.float32), 0.8)
+        for row in set(ids.tolist()):
+            mean = values[ids == row].mean()
+            wanted[row] = 0.8 * wanted[row] + 0.2 * mean if known[row] else mean
+            known[row] = True
+    np.testing.assert_allclose(old, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(seen, known)
 
 
 # bc_loss, popgo, resn

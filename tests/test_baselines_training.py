@@ -96,9 +96,11 @@ def test_at_its_limit_each_makes_the_step_of_the_plain_model(name: str) -> None:
         found = build(small(settings), data, weight=1.0)
         wanted = plain(settings, data, lambda p, n, **o: objectives.bpr()(p, n, **o) / 2)
     else:
-        limit = {"beta": np.inf} if name == "adap_tau" else {"mix": 0.0}
-        found = build(small(settings), data, temperature=0.1, **limit)
-        wanted = plain(settings, data, lambda p, n, **o: objectives.softmax()(p / 0.1, n / 0.1, **o))
+        limit = {"beta": np.inf} if name == "adap_tau" else {"mix": 0.0, "temperature": 0.1}
+        found = build(small(settings), data, **limit)
+        w0 = float(adap_tau.global_scale(adap_tau.GAP, adap_tau.contrast(data.user_counts, data.num_items)))
+        w = w0 if name == "adap_tau" else 10.0
+        wanted = plain(settings, data, lambda p, n, **o: objectives.softmax()(p * w, n * w, **o))
     (after, info), (plainly, told) = one_step(found), one_step(wanted)
     np.testing.assert_allclose(info.loss, told.loss, rtol=1e-5)
     for side in ("user", "item"):
@@ -147,9 +149,9 @@ def test_eql_weighs_the_second_batch_by_the_ratios_of_the_first(weighted: bool) 
     np.testing.assert_allclose(state.transform.push, push, rtol=1e-4, atol=1e-6)
 
 
-def test_adap_tau_observes_losses_at_its_global_scale() -> None:
+def test_adap_tau_observes_losses_of_bare_cosines() -> None:
     data = random_interactions()
-    model, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data, temperature=0.2)
+    model, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data)
     state = step.init(jax.random.key(3))
     batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
     _, own = step.update(state, batch)[0].transform
@@ -158,8 +160,8 @@ def test_adap_tau_observes_losses_at_its_global_scale() -> None:
     u = int(batch.users[0])
     losses = []
     for b in np.flatnonzero(np.asarray(batch.users) == u):
-        others = [np.exp(cosines[u, j] / 0.2) for k, j in enumerate(batch.negatives) if batch.where[b, k]]
-        own_weight = np.exp(cosines[u, int(batch.positives[b])] / 0.2)
+        others = [np.exp(cosines[u, j]) for k, j in enumerate(batch.negatives) if batch.where[b, k]]
+        own_weight = np.exp(cosines[u, int(batch.positives[b])])
         losses.append(-np.log(own_weight / (own_weight + sum(others))))
     np.testing.assert_allclose(own.loss[u], np.mean(losses), rtol=1e-4)
     assert bool(own.seen[u])
@@ -206,8 +208,10 @@ def test_settings_that_do_not_suit_are_refused() -> None:
     for module in (ccl, adap_tau):
         with pytest.raises(ValueError, match=r"wants scores that are cosines, got .*temperature=0.5"):
             module.build(dataclasses.replace(module.SETTINGS, temperature=0.5), data)
-    with pytest.raises(ValueError, match="ipl wants uniform negatives that a batch shares, got shared=False"):
-        ipl.build(dataclasses.replace(ipl.SETTINGS, shared=False), data)
+    with pytest.raises(ValueError, match="resn wants uniform negatives that a batch shares, got shared=False"):
+        resn.build(dataclasses.replace(resn.SETTINGS, shared=False), data)
+    with pytest.raises(ValueError, match="ipl wants objective 'bpr', got 'softmax'"):
+        ipl.build(dataclasses.replace(ipl.SETTINGS, objective="softmax"), data)
     with pytest.raises(ValueError, match="ccl draws negatives as they come, got logq=True"):
         ccl.build(dataclasses.replace(ccl.SETTINGS, logq=True), data)
     with pytest.raises(ValueError, match="ssm is a softmax, got objective='bpr'"):
@@ -224,7 +228,10 @@ def test_settings_that_do_not_suit_are_refused() -> None:
         ("macr", {"c": "x"}, "macr's c must be a finite number, got 'x'"),
         ("macr", {"alpha": float("nan")}, "macr's alpha must be a finite number, got nan"),
         ("macr", {"c": float("inf")}, "macr's c must be a finite number, got inf"),
-        ("adap_tau", {"temperature": float("inf")}, "adap_tau's temperature must be a finite number, got inf"),
+        ("adap_tau", {"momentum": float("inf")}, "adap_tau's momentum must be a finite number, got inf"),
+        ("adap_tau", {"momentum": 1.0}, r"momentum must be a finite number from 0.0 to less than 1.0, got 1\.0"),
+        ("adap_tau", {"warmup": -1}, "adap_tau's warmup must be a whole number from 0, got -1"),
+        ("ipl", {"weight": -1.0}, r"ipl's weight must be a finite number from 0.0, got -1\.0"),
         ("adap_tau", {"beta": float("nan")}, "adap_tau's beta must be a number, got nan"),
         ("pd", {"stages": 2.5}, r"pd's stages must be a whole number, got 2\.5"),
         ("dap", {"clusters": 1.5}, r"dap's clusters must be a whole number, got 1\.5"),

@@ -1,11 +1,17 @@
 """Adap-τ: a softmax whose temperature is a user's own (Chen et al. 2023, arXiv 2302.04775).
 
-    w_u = w0 · exp(−W((L_u − mean L)/β)),   s_ui = w_u cos(u, v_i),   w = 1/τ
+    w_u = w0 · exp(−W(max((L_u − mean L)/β, −1/e))),   w = 1/τ
+    w0  = log(U I / 2E) / (mean cos⁺ − mean cos⁻)
 
-W is Lambert's function, L_u the user's running loss at w0. A user whose loss is above the mean gets a larger τ, so that
-what is noisy or hard is fitted less sharply. w0 is set from mean similarities: the average positive then weighs as much
-as the K average negatives together, w0 = log K / (mean cos of positives − mean cos of negatives); that reading of the
-source's rule is this library's. The state is explicit and no gradient passes through a temperature.
+The positive is scored by w0 cos, negatives by w_u cos. W is Lambert's function, L_u the user's running loss of the bare
+cosines (w = 1). A user whose loss is above the mean gets a larger τ, so that what is noisy or hard is fitted less
+sharply. U, E and the means of w0 leave out the fifth of the users with the fewest interactions. No gradient passes
+through a temperature.
+
+These are the rules of the authors' code (github.com/junkangwu/Adap_tau), but for three things: it takes the losses and
+means once an epoch, where here they are running means, leaves the positive out of the softmax's sum, and drops
+embeddings out on some data. Like it, w0 has a gap of 0.7 in the place of the means for `warmup` epochs, and in the
+first epoch all users have w0.
 """
 
 from __future__ import annotations
@@ -17,15 +23,17 @@ import numpy as np
 
 from jaxrec import objectives, presets
 from jaxrec.baselines.base import want_own_objective
-from jaxrec.baselines.parts import COSINES, Assembly, want_cosines
+from jaxrec.baselines.parts import COSINES, Assembly, make_observing_step, running_means, want_cosines
 from jaxrec.data.interactions import Interactions
-from jaxrec.models.base import Model, candidate_scores, pair_scores
+from jaxrec.models.base import Model
+from jaxrec.names import want_number, want_whole
 from jaxrec.objectives import Objective, row_mean
 from jaxrec.presets import Settings
-from jaxrec.step import Info, Step, TrainState, make_step
+from jaxrec.step import Step
 from jaxrec.types import Array, Batch
 
 SETTINGS = COSINES
+GAP = 0.7  # of the mean cosines, before they are measured
 
 BRANCH = -float(np.exp(-1.0))  # W is real from here on
 
@@ -57,26 +65,35 @@ LOW, HIGH = 0.02, 1.0  # between which the temperature τ0 = 1/w0 is held
 class State(NamedTuple):
     """What has been seen of losses and similarities."""
 
-    loss: Array  # [U] running loss of each user, at w0
+    loss: Array  # [U] running loss of each user, of bare cosines
     seen: Array  # [U] bool
     positive: Array  # [] running mean of cos(u, v_i)
     negative: Array  # [] running mean of cos(u, v_j)
 
 
-def init(num_users: int, *, num_negatives: int, temperature: float = 0.1) -> State:
-    """No user seen, and similarities for which w0 is 1/`temperature`."""
-    if not LOW <= temperature <= HIGH or num_negatives < 2:
-        raise ValueError(
-            f"adap_tau wants a temperature from {LOW} to {HIGH}, between which it is held, and at least 2 negatives, "
-            f"got {temperature} and {num_negatives}"
-        )
-    gap = jnp.asarray(temperature * np.log(num_negatives), float)
-    return State(jnp.zeros(num_users), jnp.zeros(num_users, bool), gap, jnp.zeros(()))
+def init(num_users: int) -> State:
+    """No user seen, and similarities that are `GAP` apart."""
+    return State(jnp.zeros(num_users), jnp.zeros(num_users, bool), jnp.asarray(GAP, float), jnp.zeros(()))
 
 
-def global_scale(state: State, *, num_negatives: int) -> Array:
-    """w0 = 1/τ0 with τ0 = (mean cos⁺ − mean cos⁻)/log K, held between `LOW` and `HIGH`; []."""
-    return 1.0 / jnp.clip((state.positive - state.negative) / np.log(num_negatives), LOW, HIGH)
+def active(user_counts: np.ndarray) -> np.ndarray:
+    """Users with more interactions than the fifth with the fewest, [U] bool; all where no user has more."""
+    found: np.ndarray = user_counts > np.quantile(user_counts, 0.2)
+    return found if found.any() else np.ones(len(user_counts), bool)
+
+
+def contrast(user_counts: np.ndarray, num_items: int) -> float:
+    """c = log(U I / 2E), of the active users."""
+    own = user_counts[active(user_counts)]
+    return float(np.log(len(own) * num_items / (2.0 * max(own.sum(), 1))))
+
+
+def global_scale(gap: Array | float, c: float) -> Array:
+    """w0 = 1/τ0 with τ0 = (mean cos⁺ − mean cos⁻)/c, held between `LOW` and `HIGH`; [].
+
+    Where half of the cells are interactions, c is 0, and τ0 is `HIGH`.
+    """
+    return 1.0 / jnp.clip(gap / c, LOW, HIGH) if c > 0 else jnp.asarray(1.0 / HIGH, float)
 
 
 def user_scales(state: State, users: Array, w0: Array, *, beta: float = 1.0) -> Array:
@@ -92,28 +109,36 @@ def user_scales(state: State, users: Array, w0: Array, *, beta: float = 1.0) -> 
 
 
 def observe(
-    state: State, users: Array, losses: Array, positive: Array, negative: Array, *, momentum: float = 0.9
+    state: State,
+    users: Array,
+    losses: Array,
+    positive: Array,
+    negative: Array,
+    counted: Array,
+    *,
+    momentum: float = 0.9,
 ) -> State:
-    """Adds a batch: losses [B] at w0 of users [B], and mean cosines [] of its positives and of its negatives.
+    """Adds a batch: losses [B] of bare cosines, and cosines [B] of each row's positive and (mean) of its negatives.
 
-    L_u ← ρ L_u + (1 − ρ)·(mean over the user's rows), the mean itself the first time. The similarities likewise.
+    L_u ← ρ L_u + (1 − ρ)·(mean over the user's rows), the mean itself the first time. The similarities likewise, over
+    the rows that are `counted` [B], those of active users.
     """
-    count = jnp.zeros_like(state.loss).at[users].add(1.0)
-    mean = jnp.zeros_like(state.loss).at[users].add(losses) / jnp.maximum(count, 1.0)
-    mixed = jnp.where(state.seen, momentum * state.loss + (1.0 - momentum) * mean, mean)
-    return State(
-        jnp.where(count > 0, mixed, state.loss),
-        state.seen | (count > 0),
-        momentum * state.positive + (1.0 - momentum) * positive,
-        momentum * state.negative + (1.0 - momentum) * negative,
-    )
+    loss, seen = running_means(state.loss, state.seen, users, losses, momentum)
+    weight = counted.astype(losses.dtype)
+    number = jnp.sum(weight)
+
+    def mixed(old: Array, values: Array) -> Array:
+        mean = jnp.sum(values * weight) / jnp.maximum(number, 1.0)
+        return jnp.where(number > 0, momentum * old + (1.0 - momentum) * mean, old)
+
+    return State(loss, seen, mixed(state.positive, positive), mixed(state.negative, negative))
 
 
-def scaled(objective: Objective, scale: Array) -> Objective:
-    """The objective of scores times a factor for each row, [B]."""
+def scaled(objective: Objective, w0: Array, scale: Array) -> Objective:
+    """The objective of positives times w0 [] and of negatives times a factor for each row, [B]."""
 
     def loss(positive: Array, negative: Array, *, where: Array | None = None, log_q: Array | None = None) -> Array:
-        return objective(positive * scale, negative * scale[:, None], where=where, log_q=log_q)
+        return objective(positive * w0, negative * scale[:, None], where=where, log_q=log_q)
 
     return loss
 
@@ -123,60 +148,47 @@ def make_adaptive_step(
     objective: Objective,
     optimizer: Any,
     *,
-    num_negatives: int,
-    temperature: float = 0.1,
+    user_counts: np.ndarray,
     beta: float = 1.0,
     momentum: float = 0.9,
+    warmup: int = 100,
     **options: Any,
 ) -> Step:
-    """`make_step` whose rows are scored with their users' w_u, for a model that scores by cosines.
+    """`make_step` whose rows are scored with w0 and their users' w_u, for a model that scores by cosines.
 
-    `TrainState.transform` holds (the transform's own state, `State`). What is observed are the rows as they were scored
-    in the step, gathered a second time; so a model that propagates does it once more, forwards, where the compiler
-    doesn't merge the two.
+    `TrainState.transform` holds (the transform's own state, `State`).
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f"adap_tau wants a momentum in [0, 1), got {momentum}; 0.9 is usual")
-    plain = make_step(model, objective, optimizer, **options)
+    want_number("adap_tau's momentum", momentum, least=0.0, below=1.0)
+    want_whole("adap_tau's warmup", warmup, least=0)
+    c, counted = contrast(user_counts, model.num_items), jnp.asarray(active(user_counts))
 
-    def start(key: Array) -> TrainState:
-        state = plain.init(key)
-        own = init(model.num_users, num_negatives=num_negatives, temperature=temperature)
-        return state._replace(transform=(state.transform, own))
+    def of(own: State, batch: Batch, epoch: Array) -> Objective:
+        w0 = global_scale(jnp.where(epoch < warmup, GAP, own.positive - own.negative), c)
+        scale = jnp.where(epoch > 0, user_scales(own, batch.users, w0, beta=beta), w0)
+        return scaled(objective, w0, scale)
 
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
-        inner, own = state.transform
-        w0 = global_scale(own, num_negatives=num_negatives)
-        scale = user_scales(own, batch.users, w0, beta=beta)
-        step = make_step(model, scaled(objective, scale), optimizer, **options)
-        after, info = step.update(state._replace(transform=inner), batch)
+    def see(own: State, batch: Batch, positive: Array, negative: Array) -> State:
+        losses = objective(positive, negative, where=batch.where, log_q=batch.log_q)
+        means = positive, row_mean(negative, batch.where)
+        return observe(own, batch.users, losses, *means, counted[batch.users], momentum=momentum)
 
-        user, item = model.tables(state.params)
-        by_user = model.user_head(user[batch.users])
-        positive = pair_scores(by_user, model.item_head(item[batch.positives]))
-        negative = candidate_scores(by_user, model.item_head(item[batch.negatives]))
-        losses = objective(w0 * positive, w0 * negative, where=batch.where, log_q=batch.log_q)
-        means = jnp.mean(positive), jnp.mean(row_mean(negative, batch.where))
-        own = observe(own, batch.users, losses, *means, momentum=momentum)
-        return after._replace(transform=(after.transform, own)), info
-
-    return plain._replace(init=start, update=update)
+    return make_observing_step(model, lambda: init(model.num_users), of, see, optimizer, **options)
 
 
 def build(
-    settings: Settings, train: Interactions, *, temperature: float = 0.1, beta: float = 1.0, momentum: float = 0.9
+    settings: Settings, train: Interactions, *, beta: float = 1.0, momentum: float = 0.9, warmup: int = 100
 ) -> Assembly:
-    """Model, sampler and step of Adap-τ, which starts at `temperature`; `settings` name cosines, like `SETTINGS`.
+    """Model, sampler and step of Adap-τ; `settings` name cosines, like `SETTINGS`.
 
-    Users' temperatures change no ranking, so the model ranks by cosines. β = ∞ keeps one temperature for all.
+    Users' temperatures change no ranking, so the model ranks by cosines. β = ∞ keeps one temperature for all. The
+    source tunes β: 1 with MF on Yelp2018 and Amazon-Book, .6 and 1.5 with LightGCN on Gowalla and Yelp2018.
     """
     want_own_objective("adap_tau", settings, SETTINGS)
     want_cosines("adap_tau", settings)
-    number = min(settings.batch_size, len(train)) if settings.in_batch else settings.negatives
 
     def make(model: Model, objective: Objective, optimizer: Any, **options: Any) -> Step:
-        own = {"temperature": temperature, "beta": beta, "momentum": momentum}
-        return make_adaptive_step(model, objective, optimizer, num_negatives=number, **own, **options)
+        own: dict[str, Any] = {"beta": beta, "momentum": momentum, "warmup": warmup}
+        return make_adaptive_step(model, objective, optimizer, user_counts=train.user_counts, **own, **options)
 
     objective = objectives.softmax(logq=settings.logq)
     return presets.build(settings, train, objective=objective, make=make)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import models, rank
@@ -17,7 +16,7 @@ from jaxrec.presets import Settings
 from jaxrec.samplers import Sampler
 from jaxrec.select import Arm
 from jaxrec.step import Step
-from jaxrec.types import Array, Params, Scorer, Tables
+from jaxrec.types import Params, Scorer, Tables
 
 if TYPE_CHECKING:
     from jaxrec.data.interactions import Interactions
@@ -115,9 +114,3 @@ def want_objective(name: str, settings: Settings, *wanted: Literal["bpr", "bce",
     """ValueError unless the objective is one that the method is made of."""
     if settings.objective not in wanted:
         raise ValueError(f"{name} wants objective {' or '.join(map(repr, wanted))}, got {settings.objective!r}")
-
-
-def share(counts: np.ndarray | Array) -> Array:
-    """m_i = max(n_i, 1)/Σ n, [..., I]: an item's part in all interactions, never 0."""
-    n = np.asarray(counts, np.float64)
-    return jnp.asarray(np.maximum(n, 1) / np.maximum(n.sum(axis=-1, keepdims=True), 1), jnp.float32)

@@ -1,6 +1,6 @@
 """CausE: a second item table for what was shown at random, tied to the first (Bonner, Vasile 2018, arXiv 1706.07639).
 
-    L = loss of S_c with ⟨u, v_i^c⟩ + loss of S_t with ⟨u, v_i^t⟩ + λ ‖v^c − v^t‖²
+    L = loss of S_c with ⟨u, v_i^c⟩ + loss of S_t with ⟨u, v_i^t⟩ + λ ‖v^c − v^t‖²/W
 
 S_t is a small sample without popularity bias. Where there is none, S_t are training interactions taken with a
 probability ∝ 1/n_i, and S_c is the rest.
@@ -86,7 +86,9 @@ def twins(model: Model) -> Model:
 def objective(
     train: Interactions, in_sample: np.ndarray, base: Objective, *, distance: float = 0.05
 ) -> RowObjective:
-    """ℓ = base loss of the table that the interaction belongs to + λ (‖v_i^c − v_i^t‖² + mean_j ‖v_j^c − v_j^t‖²).
+    """ℓ = base loss of the table that the interaction belongs to + λ (‖v_i^c − v_i^t‖² + mean_j ‖v_j^c − v_j^t‖²)/W.
+
+    The distance is a mean over the W columns, as in DICE's and RecBole's code, whose λ are .01 and .1.
 
     in_sample [E]: which interactions of `train`, ordered by (user, item), are S_t. With none of them and λ = 0 the
     first table is that of the plain model.
@@ -111,7 +113,7 @@ def objective(
 
 def _gap(rows: Array) -> Array:
     first, second = jnp.split(rows, 2, axis=-1)
-    return jnp.sum((first - second) ** 2, axis=-1)
+    return jnp.mean((first - second) ** 2, axis=-1)
 
 
 def build(

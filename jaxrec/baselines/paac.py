@@ -1,7 +1,7 @@
 """PAAC: popularity-aware alignment and contrast (Cai et al. 2024, KDD, arXiv 2405.20718).
 
-    L      = BPR + λ₁ L_sa + λ₂ (L_item + L_user)/2 + L2
-    L_sa   = Σ_u 1/|I_u| Σ_{i in pop_u, j in unpop_u} ‖v_i − v_j‖², over what the user has in the batch
+    L      = BPR + λ₁ L_sa + λ₂ (L_item + L_user) + L2
+    L_sa   = mean ‖v_i/‖v_i‖ − v_j/‖v_j‖‖² over a user's pairs of i in pop_u and j in unpop_u, of all users in the batch
     L_item = γ L_pop + (1 − γ) L_unpop
     L_pop  = −Σ_{i in pop} log e_ii / (Σ_{j in pop} e_ij + β Σ_{j in unpop} e_ij), e_ij = exp(⟨v'_i, v''_j⟩/τ)
 
@@ -9,9 +9,10 @@ L_unpop has the groups exchanged, and L_user is the plain contrast of the batch'
 in it, are halved by their counts. v' and v'' are two views of the same rows, with noise added as SimGCL does (Yu et al.
 2022, arXiv 2112.08679).
 
-The source leaves open how sums are scaled: here L_sa is a mean over the batch's users, and L_pop, L_unpop and L_user
-are means over what they contrast, so that λ₁ and λ₂ don't depend on the batch's size. Views are of the final rows,
-where SimGCL adds noise in each layer. The source's words on γ = 0 and 1 contradict its formula, which is followed.
+Weights and means are those of the authors' code (github.com/miaomiao-cai2/KDD2024-PAAC), which departs from the paper:
+unit rows and no 1/2. It takes a step of Adam for L_sa alone once an epoch, over all pairs, where here L_sa is part of
+every batch's loss; and it adds the noise in each layer, where views here are of the final rows. What it calls popular
+are the less popular half, so that its γ is the formula's 1 − γ; here γ is the formula's.
 """
 
 from __future__ import annotations
@@ -58,20 +59,19 @@ def popular(number: Array, ids: Array, among: Array, *, ratio: float = 0.5) -> A
 
 
 def alignment(rows: Array, batch: Batch, number: Array, *, ratio: float = 0.5) -> Array:
-    """L_sa, []: of the items' rows [B, D], with `number` [B] how often each item occurs in training."""
+    """L_sa, [], of the items' rows [B, D]; `number` [B] is how often each item occurs in training. 0 without pairs."""
+    rows = unit(rows)
     same = batch.users[:, None] == batch.users[None, :]
     again = same & (batch.positives[:, None] == batch.positives[None, :])
     new = ~jnp.any(jnp.tril(again, -1), axis=1)  # a pair that a batch has twice counts once
     among = same & new[None, :]
     up = popular(number, batch.positives, among, ratio=ratio)
     pairs = (among & new[:, None] & up[:, None] & ~up[None, :]).astype(rows.dtype)
-    size = jnp.sum(among.astype(rows.dtype), axis=1)
-    square = jnp.sum(rows * rows, axis=1)
-    gap = square[:, None] + square[None, :] - 2.0 * product(rows, rows.T)
-    return jnp.sum(pairs / size[:, None] * gap) / jnp.sum(firsts(batch.users).astype(rows.dtype))
+    gap = 2.0 - 2.0 * product(rows, rows.T)
+    return jnp.sum(pairs * gap) / jnp.maximum(jnp.sum(pairs), 1.0)
 
 
-def view(rows: Array, key: Array, *, noise: float = 0.1) -> Array:
+def view(rows: Array, key: Array, *, noise: float = 0.2) -> Array:
     """Unit rows of v + ε sign(v) ⊙ r/‖r‖, r ~ U(0, 1)^D: [B, D] -> [B, D]."""
     return unit(rows + noise * jnp.sign(rows) * unit(jax.random.uniform(key, rows.shape)))
 
@@ -95,13 +95,13 @@ def _mean(x: Array, where: Array) -> Array:
 def objective(
     counts: np.ndarray | Array,
     *,
-    align: float = 50.0,
-    contrast: float = 5.0,
-    gamma: float = 0.2,
+    align: float = 1.0,
+    contrast: float = 0.2,
+    gamma: float = 0.8,
     beta: float = 0.2,
     ratio: float = 0.5,
     temperature: float = 0.2,
-    noise: float = 0.1,
+    noise: float = 0.2,
 ) -> RowObjective:
     """The loss of a row; λ₁ = `align`, λ₂ = `contrast`. Both 0 is BPR.
 
@@ -125,7 +125,7 @@ def objective(
         by_item = info_nce(item, other_item, batch.positives, up, beta=beta, temperature=temperature)
         by_user = info_nce(user, other_user, batch.users, jnp.ones_like(up), beta=1.0, temperature=temperature)
         items = gamma * _mean(by_item, new & up) + (1.0 - gamma) * _mean(by_item, new & ~up)
-        return 0.5 * (items + _mean(by_user, firsts(batch.users)))
+        return items + _mean(by_user, firsts(batch.users))
 
     def loss(rows: ScoredRows, batch: Batch, epoch: Array) -> Array:
         scores = pair_scores(rows.pull, rows.positive), candidate_scores(rows.push, rows.negative)
@@ -150,19 +150,18 @@ def build(
     settings: Settings,
     train: Interactions,
     *,
-    align: float = 50.0,
-    contrast: float = 5.0,
-    gamma: float = 0.2,
+    align: float = 1.0,
+    contrast: float = 0.2,
+    gamma: float = 0.8,
     beta: float = 0.2,
     ratio: float = 0.5,
     temperature: float = 0.2,
-    noise: float = 0.1,
+    noise: float = 0.2,
 ) -> Method:
-    """PAAC on any backbone; the source has it on LightGCN, and these weights on Gowalla.
+    """PAAC on any backbone; the source has it on LightGCN, with six layers on Gowalla.
 
-    It tunes λ₁ in {1, 5, 10, 50, 100 .. 500}, λ₂ in {.1, 1, 5, 10, 20}, and γ and β from 0 to 1.
-    τ and the noise are SimGCL's. On small data a batch has many pairs of a user's items, and λ₁ below 1 and λ₂ about .1
-    are strong already.
+    λ₂, β, γ, τ and the noise are the defaults of its code; it tunes λ₁ in {1, 5, 10, 50, 100 .. 500}, which Adam's step
+    for L_sa alone leaves without effect there, λ₂ in {.1, 1, 5, 10, 20}, and γ and β from 0 to 1.
     """
     want_objective("paac", settings, "bpr")
     want_plain_rows("paac", settings)

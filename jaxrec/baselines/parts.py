@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-from jaxrec.models import Model
+import jax.numpy as jnp
+
+from jaxrec.models import Model, candidate_scores, pair_scores
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
 from jaxrec.samplers import Sampler
 from jaxrec.step import Info, Step, TrainState, make_step
-from jaxrec.types import Batch
+from jaxrec.types import Array, Batch
 
 Assembly = tuple[Model, Sampler, Step]
 
@@ -30,6 +32,51 @@ def make_batch_step(model: Model, objective: Callable[[Batch], Objective], optim
 
     # What a step starts from does not depend on its loss.
     return make_step(model, _never, optimizer, **options)._replace(update=update)
+
+
+def make_observing_step(
+    model: Model,
+    start: Callable[[], Any],
+    objective: Callable[[Any, Batch, Array], Objective],
+    observe: Callable[[Any, Batch, Array, Array], Any],
+    optimizer: Any,
+    **options: Any,
+) -> Step:
+    """`make_step` for an objective with a state of its own, which sees the scores of each batch and has no gradient.
+
+    `objective(own, batch, epoch)` is the loss of a batch, `observe(own, batch, positive [B], negative [B, K])` the
+    state after it, by the scores as they were in the step. `TrainState.transform` holds (the transform's own, that
+    state).
+    The rows are gathered a second time for it; so a model that propagates does it once more, forwards, where the
+    compiler doesn't merge the two.
+    """
+    plain = make_step(model, _never, optimizer, **options)
+
+    def init(key: Array) -> TrainState:
+        state = plain.init(key)
+        return state._replace(transform=(state.transform, start()))
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        inner, own = state.transform
+        step = make_step(model, objective(own, batch, state.epoch), optimizer, **options)
+        after, info = step.update(state._replace(transform=inner), batch)
+
+        user, item = model.tables(state.params)
+        by_user = model.user_head(user[batch.users])
+        positive = pair_scores(by_user, model.item_head(item[batch.positives]))
+        negative = candidate_scores(by_user, model.item_head(item[batch.negatives]))
+        return after._replace(transform=(after.transform, observe(own, batch, positive, negative))), info
+
+    return plain._replace(init=init, update=update)
+
+
+def running_means(old: Array, seen: Array, ids: Array, values: Array, momentum: float) -> tuple[Array, Array]:
+    """Running means by row [N] and whether a row was seen [N], after values [R] of ids [R]: ρ old + (1 − ρ)·(mean over
+    the row's values), the mean itself the first time."""
+    count = jnp.zeros_like(old).at[ids].add(1.0)
+    mean = jnp.zeros_like(old).at[ids].add(values) / jnp.maximum(count, 1.0)
+    mixed = jnp.where(seen, momentum * old + (1.0 - momentum) * mean, mean)
+    return jnp.where(count > 0, mixed, old), seen | (count > 0)
 
 
 def _never(*scores: Any, **options: Any) -> Any:

@@ -3,8 +3,7 @@
 Zhang et al. 2021, arXiv 2105.06067.
 
     f_ui  = ELU(s_ui) + 1, positive
-    L     = BPR of f_ui · m_i^γ, m the item's share in all interactions (of the interaction's stage, where there are
-            times)
+    L     = BPR of f_ui · m_i^γ, m = n_i/max n (of the interaction's stage, where there are times)
     PD    ranks by f_ui, that is by s_ui: both rise together
     PDA   ranks by f_ui · m̃_i^γ̃, m̃ the popularity that is foretold; it is no inner product, and so a `Scorer`
 """
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import models, objectives, presets
-from jaxrec.baselines.base import Method, known_strengths, share, want_objective
+from jaxrec.baselines.base import Method, known_strengths, want_objective
 from jaxrec.baselines.parts import make_batch_step
 from jaxrec.data.interactions import Interactions
 from jaxrec.ledger import GradientLedger
@@ -37,7 +36,7 @@ SETTINGS = Settings(objective="bpr", normalize_users=False, reject=True, optimiz
 class Popularity(NamedTuple):
     """m by stage, and the stage of every training interaction."""
 
-    shares: Array  # [T, I] in (0, 1], of stages in their order
+    shares: Array  # [T, I] in (0, 1], of stages in their order: max(n, 1)/max n
     stages: Array | None = None  # [E] of interactions ordered by (user, item); None where there is one stage
     starts: Array | None = None  # [U+1]
     items: Array | None = None  # [E]
@@ -53,15 +52,16 @@ class Popularity(NamedTuple):
 
 
 def popularity(train: Interactions, *, stages: int = 10) -> Popularity:
-    """Shares by stage, time cut into `stages` of equal numbers of interactions; one stage where there are no times.
+    """m by stage, time cut into `stages` of equal numbers of interactions; one stage where there are no times.
 
     Equal times share a stage, so stages may be fewer and of other sizes where many are equal. An item without
-    interactions in a stage counts as one with one, so that m^γ never is 0.
+    interactions in a stage counts as one with one, so that m^γ never is 0; the authors' code (github.com/zyang1580/PDA)
+    scales a stage to 0 to 1, where the least popular have 0 and so no gradient as negatives.
     """
     if stages < 1:
         raise ValueError(f"pd wants at least one stage, got {stages}; 10 is the source's")
     if train.times is None or stages == 1:
-        return Popularity(share(train.item_counts[None, :]))
+        return Popularity(_share(train.item_counts[None, :]))
     order = np.argsort(train.keys, kind="stable")
     times = np.asarray(train.times)[order]
     when = np.searchsorted(np.sort(times), times)  # how many are earlier
@@ -71,8 +71,13 @@ def popularity(train: Interactions, *, stages: int = 10) -> Popularity:
     np.add.at(counts, (stage, train.items[order]), 1)
     starts, items = train.csr()
     return Popularity(
-        share(counts), jnp.asarray(stage), jnp.asarray(starts, jnp.int32), jnp.asarray(items, jnp.int32)
+        _share(counts), jnp.asarray(stage), jnp.asarray(starts, jnp.int32), jnp.asarray(items, jnp.int32)
     )
+
+
+def _share(counts: np.ndarray) -> Array:
+    n = np.maximum(counts, 1)
+    return jnp.asarray(n / n.max(axis=-1, keepdims=True), jnp.float32)
 
 
 def foretold(found: Popularity, *, trend: float = 0.0) -> Array:
