@@ -273,14 +273,15 @@ def test_adap_tau_scales_positives_by_w0_and_negatives_by_the_users_own() -> Non
         assert found[b] == pytest.approx(-np.log(own / (own + sum(others))), rel=1e-4)
 
 
-def test_a_step_of_adap_tau_in_float64_keeps_its_dtypes() -> None:
+@pytest.mark.parametrize("name", ["adap_tau", "ipl"])
+def test_a_step_with_a_state_of_its_own_keeps_its_dtypes_in_float64(name: str) -> None:
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        _, sampler, step = baselines.build("adap_tau", random_interactions(), width=4, batch_size=16)[:3]
+        _, sampler, step = baselines.build(name, random_interactions(), width=4, batch_size=16)[:3]
         state = step.init(jax.random.key(0))
         batch = sampler.draw(sampler.data, state.key, jnp.int32(0))
         after = jax.eval_shape(step.update, state, batch)[0]
         assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
-        assert after.transform[1].loss.dtype == jnp.float64
+        assert after.transform[1][0].dtype == jnp.float64
 
 
 # ddc

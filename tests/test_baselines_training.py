@@ -149,6 +149,20 @@ def test_eql_weighs_the_second_batch_by_the_ratios_of_the_first(weighted: bool) 
     np.testing.assert_allclose(state.transform.push, push, rtol=1e-4, atol=1e-6)
 
 
+def test_ipl_observes_the_rates_of_a_batch() -> None:
+    data = random_interactions()
+    model, sampler, step = ipl.build(small(ipl.SETTINGS), data)
+    state = step.init(jax.random.key(3))
+    batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
+    _, own = step.update(state, batch)[0].transform
+    tables = models.embed(model, state.params)
+    i = int(batch.positives[0])
+    users = np.asarray(batch.users)[np.asarray(batch.positives) == i]
+    scores = np.asarray(tables.user)[users] @ np.asarray(tables.item)[i]
+    assert own.rate[i] == pytest.approx(np.mean(1 / (1 + np.exp(-scores))), rel=1e-5)
+    np.testing.assert_array_equal(np.flatnonzero(own.seen), np.unique(batch.positives))
+
+
 def test_adap_tau_observes_losses_of_bare_cosines() -> None:
     data = random_interactions()
     model, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data)
@@ -168,9 +182,10 @@ def test_adap_tau_observes_losses_of_bare_cosines() -> None:
     assert not bool(own.seen[np.setdiff1d(np.arange(data.num_users), batch.users)].any())
 
 
-def test_an_interrupted_adap_tau_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    data = random_interactions()
-    _, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data)
+@pytest.mark.parametrize("name", ["adap_tau", "ipl"])
+def test_an_interrupted_one_with_a_state_goes_on_with_the_same_bits(tmp_path: Path, name: str) -> None:
+    data, (build, settings) = random_interactions(), TRAINED[name]
+    _, sampler, step = build(small(settings), data)
     key = jax.random.key(0)
     whole = train.fit(step, sampler, epochs=2, key=key).state
     train.fit(step, sampler, epochs=1, key=key, checkpoint=tmp_path)
