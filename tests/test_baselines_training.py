@@ -225,7 +225,7 @@ def test_settings_that_do_not_suit_are_refused() -> None:
             module.build(dataclasses.replace(module.SETTINGS, temperature=0.5), data)
     with pytest.raises(ValueError, match="resn wants uniform negatives that a batch shares, got shared=False"):
         resn.build(dataclasses.replace(resn.SETTINGS, shared=False), data)
-    with pytest.raises(ValueError, match="ipl wants objective 'bpr', got 'softmax'"):
+    with pytest.raises(ValueError, match="ipl has an objective of its own, got 'softmax'"):
         ipl.build(dataclasses.replace(ipl.SETTINGS, objective="softmax"), data)
     with pytest.raises(ValueError, match="ccl draws negatives as they come, got logq=True"):
         ccl.build(dataclasses.replace(ccl.SETTINGS, logq=True), data)

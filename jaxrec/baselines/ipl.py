@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import objectives, presets
-from jaxrec.baselines.base import want_objective
+from jaxrec.baselines.base import want_own_objective
 from jaxrec.baselines.parts import Assembly, make_observing_step, running_means
 from jaxrec.data.interactions import Interactions
 from jaxrec.models.base import Model
@@ -103,7 +103,7 @@ def build(
 
     The source has γ of 1.285 on Gowalla, 1.446 on Amazon, 1.552 on Yelp and 1.826 on MovieLens-1M, and tunes λ.
     """
-    want_objective("ipl", settings, "bpr")
+    want_own_objective("ipl", settings, SETTINGS)
 
     def make(model: Model, objective: Objective, optimizer: Any, **options: Any) -> Step:
         own: dict[str, Any] = {"weight": weight, "gamma": gamma, "momentum": momentum}
