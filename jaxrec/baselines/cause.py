@@ -88,7 +88,7 @@ def objective(
 ) -> RowObjective:
     """ℓ = base loss of the table that the interaction belongs to + λ (‖v_i^c − v_i^t‖² + mean_j ‖v_j^c − v_j^t‖²)/W.
 
-    The distance is a mean over the W columns, as in DICE's and RecBole's code, whose λ are .01 and .1.
+    The distance is a mean over the W columns, as in the code of DICE and of RecBole-Debias, whose λ are .01 and .1.
 
     in_sample [E]: which interactions of `train`, ordered by (user, item), are S_t. With none of them and λ = 0 the
     first table is that of the plain model.

@@ -1,4 +1,4 @@
-"""What several baselines share: losses that know the batch, and settings on another backbone."""
+"""What several baselines share: losses that know the batch or have a state, and settings on another backbone."""
 
 from __future__ import annotations
 

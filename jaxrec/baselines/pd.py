@@ -61,7 +61,7 @@ def popularity(train: Interactions, *, stages: int = 10) -> Popularity:
     if stages < 1:
         raise ValueError(f"pd wants at least one stage, got {stages}; 10 is the source's")
     if train.times is None or stages == 1:
-        return Popularity(_share(train.item_counts[None, :]))
+        return Popularity(_relative(train.item_counts[None, :]))
     order = np.argsort(train.keys, kind="stable")
     times = np.asarray(train.times)[order]
     when = np.searchsorted(np.sort(times), times)  # how many are earlier
@@ -71,11 +71,12 @@ def popularity(train: Interactions, *, stages: int = 10) -> Popularity:
     np.add.at(counts, (stage, train.items[order]), 1)
     starts, items = train.csr()
     return Popularity(
-        _share(counts), jnp.asarray(stage), jnp.asarray(starts, jnp.int32), jnp.asarray(items, jnp.int32)
+        _relative(counts), jnp.asarray(stage), jnp.asarray(starts, jnp.int32), jnp.asarray(items, jnp.int32)
     )
 
 
-def _share(counts: np.ndarray) -> Array:
+def _relative(counts: np.ndarray) -> Array:
+    """max(n, 1)/max n of each stage, [T, I]."""
     n = np.maximum(counts, 1)
     return jnp.asarray(n / n.max(axis=-1, keepdims=True), jnp.float32)
 
