@@ -240,7 +240,7 @@ def _trial(
     part = "natural" if who.kind == "base" else "unbiased"
 
     def evaluate(state: Any) -> dict[str, float]:
-        found = _measure(method.rank(state.params, state.ledger), carved, problem)
+        found = _measure(method.rank(state.params), carved, problem)
         return {f"{part}/{name}": value for part, values in found.items() for name, value in values.items()}
 
     fitted = baselines.fit_method(
@@ -273,14 +273,14 @@ def _own_strengths(
     at most nine of each strength, the others as they are."""
     number = max(contest.points // 4, 1)
     if method.arm is not None:
-        tables = baselines.start(method, state.params, state.ledger)
+        tables = baselines.start(method, state.params)
         at = problem._replace(tables=tables)
         points = selection.frontier(at, method.arm(state.params), budget=number)
         return [(p.strengths, p.metrics) for p in points]
     found = []
     for name, own in method.strengths.items():
         for value in np.linspace(0.0, 4.0 * own, min(number, 9)).tolist():
-            ranked = method.rank(state.params, state.ledger, **{name: value})
+            ranked = method.rank(state.params, **{name: value})
             found.append(({name: value}, _measure(ranked, carved, problem)))
     return found
 
@@ -413,7 +413,7 @@ def _ranked(name: str, chosen: Candidate, fitted: Any, arms: Mapping[str, Arm]) 
     if isinstance(fitted, (Tables, Scorer)):
         return fitted
     method, state = fitted
-    ranked: Tables | Scorer = method.rank(state.params, state.ledger, **chosen.strengths)
+    ranked: Tables | Scorer = method.rank(state.params, **chosen.strengths)
     return ranked
 
 

@@ -661,7 +661,7 @@ def test_a_short_fit_is_finite_learns_and_ranks(name: str, backbone: Any) -> Non
     assert state.ledger is not None
     assert float(jnp.sum(state.ledger.items.pull.events)) > 0
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.ledger))
-    ranking = baselines.top_k(method.rank(state.params, state.ledger), None, WORLD, k=5)
+    ranking = baselines.top_k(method.rank(state.params), None, WORLD, k=5)
     assert ranking.items.shape == (60, 5)
     if method.arm is not None and backbone == "mf":
         problem = select.prepare(

@@ -16,12 +16,29 @@ from conftest import random_interactions
 from scipy.special import expit
 
 from jaxrec import baselines, metrics, models, objectives, presets, rank, select, testing, train
-from jaxrec.baselines import adap_tau, bc_loss, branch, ccl, ddc, eql, ipl, parts, pc, popgo, resn, ssm, tde, zerosum
+from jaxrec.baselines import (
+    Method,
+    adap_tau,
+    base,
+    bc_loss,
+    branch,
+    ccl,
+    ddc,
+    eql,
+    ipl,
+    parts,
+    pc,
+    popgo,
+    resn,
+    ssm,
+    tde,
+    zerosum,
+)
 from jaxrec.data import Interactions, contains
 from jaxrec.presets import Settings
 from jaxrec.transforms import adjustment as adj
 
-Build = Callable[..., parts.Assembly]
+Build = Callable[..., Method]
 TRAINED: dict[str, tuple[Build, Settings]] = {
     "ssm": (ssm.build, ssm.SETTINGS),
     "logq": (ssm.build, ssm.LOGQ),
@@ -42,9 +59,8 @@ def small(settings: Settings, backbone: Literal["mf", "lightgcn"] = "mf") -> Set
     return parts.on_backbone(changed, backbone)
 
 
-def fitted(parts: parts.Assembly, *, epochs: int = 2) -> tuple[models.Model, train.Fit]:
-    model, sampler, step = parts
-    return model, train.fit(step, sampler, epochs=epochs, key=jax.random.key(0))
+def fitted(method: Method, *, epochs: int = 2) -> tuple[models.Model, train.Fit]:
+    return method.model, baselines.fit_method(method, epochs=epochs)
 
 
 def test_rows_that_share_a_user_are_refused() -> None:
@@ -73,14 +89,14 @@ def test_each_trains_keeps_its_state_and_ranks(name: str) -> None:
     check_fit(model, found, data, k=3)
 
 
-def one_step(assembly: parts.Assembly) -> Any:
-    _, sampler, step = assembly
+def one_step(method: Method) -> Any:
+    sampler, step = method.sampler, method.step
     state = step.init(jax.random.key(3))
     return step.update(state, sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0)))
 
 
-def plain(settings: Settings, data: Interactions, objective: objectives.Objective | None = None) -> parts.Assembly:
-    return presets.build(small(settings), data, objective=objective)
+def plain(settings: Settings, data: Interactions, objective: objectives.Objective | None = None) -> Method:
+    return base.plain(presets.build(small(settings), data, objective=objective))
 
 
 @pytest.mark.parametrize("name", ["ipl", "resn", "eql", "zerosum", "adap_tau", "bc_loss"])
@@ -109,7 +125,7 @@ def test_at_its_limit_each_makes_the_step_of_the_plain_model(name: str) -> None:
 
 def test_ssm_has_the_loss_of_its_formula() -> None:
     data = random_interactions()
-    model, sampler, step = ssm.build(small(ssm.SETTINGS), data)
+    model, sampler, step, *_ = ssm.build(small(ssm.SETTINGS), data)
     state = step.init(jax.random.key(3))
     batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
     user, item = (np.asarray(x, np.float64) for x in model.tables(state.params))
@@ -127,7 +143,7 @@ def test_ssm_has_the_loss_of_its_formula() -> None:
 def test_eql_weighs_the_second_batch_by_the_ratios_of_the_first(weighted: bool) -> None:
     data = random_interactions()
     settings = dataclasses.replace(small(eql.SETTINGS), optimizer="sgd", l2=0.0)
-    model, sampler, step = eql.build(settings, data, weighted=weighted)
+    model, sampler, step, *_ = eql.build(settings, data, weighted=weighted)
     pull, push = np.zeros(data.num_items), np.zeros(data.num_items)
     state = step.init(jax.random.key(3))
     for turn in range(2):
@@ -151,7 +167,7 @@ def test_eql_weighs_the_second_batch_by_the_ratios_of_the_first(weighted: bool) 
 
 def test_ipl_observes_the_rates_of_a_batch() -> None:
     data = random_interactions()
-    model, sampler, step = ipl.build(small(ipl.SETTINGS), data)
+    model, sampler, step, *_ = ipl.build(small(ipl.SETTINGS), data)
     state = step.init(jax.random.key(3))
     batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
     _, own = step.update(state, batch)[0].transform
@@ -165,7 +181,7 @@ def test_ipl_observes_the_rates_of_a_batch() -> None:
 
 def test_adap_tau_observes_losses_of_bare_cosines() -> None:
     data = random_interactions()
-    model, sampler, step = adap_tau.build(small(adap_tau.SETTINGS), data)
+    model, sampler, step, *_ = adap_tau.build(small(adap_tau.SETTINGS), data)
     state = step.init(jax.random.key(3))
     batch = sampler.draw(sampler.data, jax.random.key(4), jnp.int32(0))
     _, own = step.update(state, batch)[0].transform

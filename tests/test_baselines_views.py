@@ -465,7 +465,7 @@ def test_a_short_fit_lowers_the_loss_and_ranks_better_than_at_random(name: str, 
     state = fitted.best
     assert state.ledger is not None
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.ledger))
-    ranked = method.rank(state.params, state.ledger)
+    ranked = method.rank(state.params)
     assert isinstance(ranked, Scorer if name == "ppac" else Tables)
     if isinstance(ranked, Tables):
         assert ranked.item.shape[1] == state.ledger.items.pull.vector.shape[1]

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import objectives, presets
-from jaxrec.baselines.base import want_own_objective
-from jaxrec.baselines.parts import COSINES, Assembly, make_observing_step, running_means, want_cosines
+from jaxrec.baselines.base import Method, plain, want_cosines, want_own_objective
+from jaxrec.baselines.parts import COSINES, make_observing_step, running_means
 from jaxrec.data.interactions import Interactions
 from jaxrec.models.base import Model
 from jaxrec.names import want_number, want_whole
@@ -177,8 +177,8 @@ def make_adaptive_step(
 
 def build(
     settings: Settings, train: Interactions, *, beta: float = 1.0, momentum: float = 0.9, warmup: int = 100
-) -> Assembly:
-    """Model, sampler and step of Adap-τ; `settings` name cosines, like `SETTINGS`.
+) -> Method:
+    """Adap-τ; `settings` name cosines, like `SETTINGS`.
 
     Users' temperatures change no ranking, so the model ranks by cosines. β = ∞ keeps one temperature for all. The
     source tunes β: 1 with MF on Yelp2018 and Amazon-Book, .6 and 1.5 with LightGCN on Gowalla and Yelp2018.
@@ -191,4 +191,4 @@ def build(
         return make_adaptive_step(model, objective, optimizer, user_counts=train.user_counts, **own, **options)
 
     objective = objectives.softmax(logq=settings.logq)
-    return presets.build(settings, train, objective=objective, make=make)
+    return plain(presets.build(settings, train, objective=objective, make=make))

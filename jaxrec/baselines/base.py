@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import numpy as np
 
 from jaxrec import models, rank
-from jaxrec.baselines.parts import Assembly
-from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model
 from jaxrec.presets import Settings
 from jaxrec.samplers import Sampler
@@ -25,11 +23,9 @@ NONE: Mapping[str, float] = MappingProxyType({})
 
 
 class Rank(Protocol):
-    """(params, ledger, strengths) -> what ranks; strengths that aren't given are the method's own."""
+    """(params, strengths) -> what ranks; strengths that aren't given are the method's own."""
 
-    def __call__(
-        self, params: Params, ledger: GradientLedger | None = None, **strengths: float
-    ) -> Tables | Scorer: ...
+    def __call__(self, params: Params, **strengths: float) -> Tables | Scorer: ...
 
 
 class Method(NamedTuple):
@@ -48,15 +44,15 @@ class Method(NamedTuple):
     arm: Callable[[Params], Arm] | None = None
 
 
-def plain(assembly: Assembly) -> Method:
-    """The method that ranks by its model's own tables."""
-    model = assembly[0]
+def plain(parts: tuple[Model, Sampler, Step]) -> Method:
+    """The method that is trained by these and ranks by its model's own tables."""
+    model = parts[0]
 
-    def by_model(params: Params, ledger: GradientLedger | None = None, **strengths: float) -> Tables:
+    def by_model(params: Params, **strengths: float) -> Tables:
         known_strengths(NONE, strengths)
         return models.embed(model, params)
 
-    return Method(*assembly, by_model)
+    return Method(*parts, by_model)
 
 
 def known_strengths(defaults: Mapping[str, float], given: Mapping[str, float]) -> dict[str, float]:
@@ -67,9 +63,9 @@ def known_strengths(defaults: Mapping[str, float], given: Mapping[str, float]) -
     return {**defaults, **given}
 
 
-def start(method: Method, params: Params, ledger: GradientLedger | None = None) -> Tables:
+def start(method: Method, params: Params) -> Tables:
     """The tables that the method's arm starts from: every strength 0. ValueError where it has no arm."""
-    found = method.rank(params, ledger, **dict.fromkeys(method.strengths, 0.0))
+    found = method.rank(params, **dict.fromkeys(method.strengths, 0.0))
     if method.arm is None or not isinstance(found, Tables):
         raise ValueError("the method has no arm of strengths on tables; call rank with each strength to be tried")
     return found
@@ -114,3 +110,20 @@ def want_objective(name: str, settings: Settings, *wanted: Literal["bpr", "bce",
     """ValueError unless the objective is one that the method is made of."""
     if settings.objective not in wanted:
         raise ValueError(f"{name} wants objective {' or '.join(map(repr, wanted))}, got {settings.objective!r}")
+
+
+def want_cosines(name: str, settings: Settings) -> None:
+    """ValueError unless scores are plain cosines."""
+    s = settings
+    if not (s.normalize_users and s.normalize_items and s.temperature == 1.0) or s.biases or s.backbone == "neumf":
+        got = f"normalize_users={s.normalize_users}, normalize_items={s.normalize_items}, "
+        got += f"temperature={s.temperature}, biases={s.biases}, backbone={s.backbone}"
+        raise ValueError(f"{name} wants scores that are cosines, got {got}; normalise both sides and nothing else")
+
+
+def want_shared(name: str, settings: Settings) -> None:
+    """ValueError unless a batch shares negatives that are drawn uniformly."""
+    s = settings
+    if not s.shared or s.in_batch or s.popularity != 0.0 or s.negatives < 2:
+        got = f"shared={s.shared}, in_batch={s.in_batch}, popularity={s.popularity}, negatives={s.negatives}"
+        raise ValueError(f"{name} wants uniform negatives that a batch shares, got {got}; set shared and popularity=0")

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import objectives
-from jaxrec.baselines.base import want_own_objective
+from jaxrec.baselines.base import Method, want_own_objective
 from jaxrec.baselines.branch import build_on
-from jaxrec.baselines.parts import COSINES, Assembly
+from jaxrec.baselines.parts import COSINES
 from jaxrec.data.interactions import Interactions
 from jaxrec.models.base import pair_scores
 from jaxrec.objectives import Objective
@@ -66,8 +66,8 @@ def build(
     branch_temperature: float = 0.1,
     temperature: float = 0.07,
     mix: float = 0.5,
-) -> Assembly:
-    """Trains the branch, and gives model, sampler and step of BC loss; `settings` name cosines, like `SETTINGS`."""
+) -> Method:
+    """BC loss on a branch that is trained here; `settings` name cosines, like `SETTINGS`."""
     want_own_objective("bc_loss", settings, SETTINGS)
     of = functools.partial(objective, temperature=temperature, mix=mix, logq=settings.logq)
     return build_on("bc_loss", of, settings, train, key=key, epochs=branch_epochs, temperature=branch_temperature)

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 
 from jaxrec import models, objectives, presets
-from jaxrec.baselines.parts import Assembly, make_batch_step, want_cosines
+from jaxrec.baselines.base import Method, plain, want_cosines
+from jaxrec.baselines.parts import make_batch_step
 from jaxrec.data.interactions import Interactions
 from jaxrec.models import Model
 from jaxrec.objectives import Objective
@@ -64,8 +65,8 @@ def build_on(
     key: Array,
     epochs: int,
     temperature: float,
-) -> Assembly:
-    """Trains the branch, and gives model, sampler and step of the method that makes its objective from the tables."""
+) -> Method:
+    """Trains the branch, and puts the method together that makes its objective from the tables."""
     want_cosines(name, settings)
     branch = train_branch(settings, train, key=key, epochs=epochs, temperature=temperature)
-    return presets.build(settings, train, objective=objective(branch), make=make_batch_step)
+    return plain(presets.build(settings, train, objective=objective(branch), make=make_batch_step))

@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxrec import objectives, presets
 from jaxrec.baselines.base import Method, known_strengths, want_linear, want_objective, want_plain_rows
+from jaxrec.baselines.parts import BPR
 from jaxrec.data.interactions import Interactions
 from jaxrec.gradients import RowObjective, ScoredRows
-from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, pair_scores
 from jaxrec.objectives import Objective, row_mean
 from jaxrec.presets import Settings
@@ -28,8 +28,8 @@ from jaxrec.step import make_row_step
 from jaxrec.transforms.adjustment import Adjustment
 from jaxrec.types import Array, Batch, Params, Tables
 
-SETTINGS = Settings(objective="bpr", normalize_users=False, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5)
-"""BPR with one uniform negative; `objective` may be bce."""
+SETTINGS = BPR
+"""`objective` may be bce."""
 
 
 def treated(train: Interactions, *, part: float = 0.1, seed: int = 0) -> np.ndarray:
@@ -141,7 +141,7 @@ def build(
     model, sampler, step = presets.build(double, both, objective=loss, make=make_row_step, wrap=twins)
     strengths = {"treatment": treatment}
 
-    def rank(params: Params, ledger: GradientLedger | None = None, **given: float) -> Tables:
+    def rank(params: Params, **given: float) -> Tables:
         return _mixed(Tables(*model.tables(params)), known_strengths(strengths, given)["treatment"])
 
     return Method(model, sampler, step, rank, strengths, partial(arm, model))

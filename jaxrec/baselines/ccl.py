@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax
 
 from jaxrec import presets
-from jaxrec.baselines.base import want_own_objective
-from jaxrec.baselines.parts import Assembly, want_cosines
+from jaxrec.baselines.base import Method, plain, want_cosines, want_own_objective
 from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective, row_mean
 from jaxrec.presets import Settings
@@ -36,8 +35,8 @@ def objective(*, margin: float = 0.9, weight: float = 150.0) -> Objective:
     return loss
 
 
-def build(settings: Settings, train: Interactions, *, margin: float = 0.9, weight: float = 150.0) -> Assembly:
-    """Model, sampler and step of CCL; `settings` name cosines, like `SETTINGS`.
+def build(settings: Settings, train: Interactions, *, margin: float = 0.9, weight: float = 150.0) -> Method:
+    """CCL; `settings` name cosines, like `SETTINGS`.
 
     SimpleX also mixes the mean of the items that a user has into the user; this is its loss alone (MF + CCL).
     """
@@ -45,4 +44,4 @@ def build(settings: Settings, train: Interactions, *, margin: float = 0.9, weigh
     want_cosines("ccl", settings)
     if settings.logq:
         raise ValueError("ccl draws negatives as they come, got logq=True; leave it False")
-    return presets.build(settings, train, objective=objective(margin=margin, weight=weight))
+    return plain(presets.build(settings, train, objective=objective(margin=margin, weight=weight)))

@@ -23,7 +23,6 @@ import numpy as np
 from jaxrec import presets
 from jaxrec.baselines.base import Method, known_strengths, want_linear, want_objective, want_plain_rows
 from jaxrec.data.interactions import Interactions
-from jaxrec.ledger import GradientLedger
 from jaxrec.models.lightgcn import Graph, normalized_graph
 from jaxrec.models.wrappers import unit
 from jaxrec.presets import Settings
@@ -158,7 +157,7 @@ def build(
             found.append(groups(kmeans(rows, clusters, seed=seed), degree))
         return partial(tables, params, graph, found)
 
-    def rank(params: Params, ledger: GradientLedger | None = None, **given: float) -> Tables:
+    def rank(params: Params, **given: float) -> Tables:
         return at(params)(**known_strengths(strengths, given))
 
     def arm(params: Params) -> Arm:

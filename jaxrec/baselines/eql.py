@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxrec import presets
-from jaxrec.baselines.parts import Assembly
+from jaxrec.baselines.base import Method, plain
 from jaxrec.data.interactions import Interactions
 from jaxrec.presets import Settings
 from jaxrec.transforms.training import equalize, gradient_ratio_gate
@@ -20,7 +20,7 @@ def build(
     middle: float = 0.8,
     gain: float = 4.0,
     weighted: bool = True,
-) -> Assembly:
+) -> Method:
     """Score gradients times f(r_j) for negatives and 1 + gain·(1 − f(r_i)) for positives, f(r) = σ(slope·(r − middle)).
 
     r is an item's accumulated pull by its push (`transforms.training.equalize`), and the defaults are the source's.
@@ -30,4 +30,4 @@ def build(
     if not (slope >= 0 and gain >= 0):
         raise ValueError(f"eql wants slope, gain >= 0, got {slope} and {gain}")
     gate = gradient_ratio_gate(slope=slope, middle=middle, gain=gain)
-    return presets.build(settings, train, transform=equalize(train.num_items, gate=gate, weighted=weighted))
+    return plain(presets.build(settings, train, transform=equalize(train.num_items, gate=gate, weighted=weighted)))

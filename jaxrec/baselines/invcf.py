@@ -26,13 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import objectives, presets
-from jaxrec.baselines.base import Method, known_strengths, want_linear, want_own_objective
+from jaxrec.baselines.base import Method, known_strengths, want_cosines, want_linear, want_own_objective
 from jaxrec.baselines.branch import popularity_model
 from jaxrec.baselines.dice import discrepancy
-from jaxrec.baselines.parts import COSINES, want_cosines
+from jaxrec.baselines.parts import COSINES
 from jaxrec.data.interactions import Interactions
 from jaxrec.gradients import RowObjective, ScoredRows
-from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, embed, pair_scores
 from jaxrec.models.wrappers import unit
 from jaxrec.names import want_whole
@@ -165,7 +164,7 @@ def build(
     )
     half = model.width // 2
 
-    def rank(params: Params, ledger: GradientLedger | None = None, **strengths: float) -> Tables:
+    def rank(params: Params, **strengths: float) -> Tables:
         known_strengths({}, strengths)
         user, item = embed(model, params)[:2]
         return Tables(user.at[:, half:].set(0.0), item.at[:, half:].set(0.0))

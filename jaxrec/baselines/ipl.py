@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import objectives, presets
-from jaxrec.baselines.base import want_own_objective
-from jaxrec.baselines.parts import Assembly, make_observing_step, running_means
+from jaxrec.baselines.base import Method, plain, want_own_objective
+from jaxrec.baselines.parts import BPR, make_observing_step, running_means
 from jaxrec.data.interactions import Interactions
 from jaxrec.models.base import Model
 from jaxrec.names import want_number
@@ -28,8 +28,7 @@ from jaxrec.presets import Settings
 from jaxrec.step import Step
 from jaxrec.types import Array, Batch
 
-SETTINGS = Settings(objective="bpr", normalize_users=False, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5)
-"""BPR with one uniform negative."""
+SETTINGS = BPR
 
 
 class State(NamedTuple):
@@ -98,8 +97,8 @@ def make_proportional_step(
 
 def build(
     settings: Settings, train: Interactions, *, weight: float = 0.1, gamma: float = 1.5, momentum: float = 0.9
-) -> Assembly:
-    """Model, sampler and step of IPL; λ = `weight` is that of the mean loss, and 0 is BPR.
+) -> Method:
+    """IPL; λ = `weight` is that of the mean loss, and 0 is BPR.
 
     The source has γ of 1.285 on Gowalla, 1.446 on Amazon, 1.552 on Yelp and 1.826 on MovieLens-1M, and tunes λ.
     """
@@ -109,4 +108,4 @@ def build(
         own: dict[str, Any] = {"weight": weight, "gamma": gamma, "momentum": momentum}
         return make_proportional_step(model, objective, optimizer, item_counts=train.item_counts, **own, **options)
 
-    return presets.build(settings, train, objective=objectives.bpr(), make=make)
+    return plain(presets.build(settings, train, objective=objectives.bpr(), make=make))

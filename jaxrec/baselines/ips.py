@@ -13,12 +13,12 @@ import numpy as np
 
 from jaxrec import presets
 from jaxrec.baselines.base import Method, plain
+from jaxrec.baselines.parts import BPR
 from jaxrec.data.interactions import Interactions
 from jaxrec.presets import Settings
 from jaxrec.transforms.training import weight_rows
 
-SETTINGS = Settings(objective="bpr", normalize_users=False, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5)
-"""BPR with one uniform negative."""
+SETTINGS = BPR
 
 Kind = Literal["ips", "c", "cn", "cnsr"]
 KINDS: tuple[Kind, ...] = ("ips", "c", "cn", "cnsr")

@@ -155,7 +155,7 @@ def build(
     model, sampler, step = presets.build(settings, train, objective=loss, make=make_row_step, wrap=branches)
     strengths = {"c": c}
 
-    def rank(params: Params, ledger: GradientLedger | None = None, **given: float) -> Tables:
+    def rank(params: Params, **given: float) -> Tables:
         return tables_at(model, params, known_strengths(strengths, given)["c"])
 
     return Method(model, sampler, step, rank, strengths, partial(arm, model))

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 from jaxrec.models import Model, candidate_scores, pair_scores
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
-from jaxrec.samplers import Sampler
 from jaxrec.step import Info, Step, TrainState, make_step
 from jaxrec.types import Array, Batch
 
-Assembly = tuple[Model, Sampler, Step]
-
+BPR = Settings(objective="bpr", normalize_users=False, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5)
+"""BPR of free rows with one uniform negative, which the user has not."""
 COSINES = Settings(normalize_items=True, negatives=1024, shared=True, optimizer="adam", learning_rate=1e-3)
 """Cosines and uniform negatives, for methods whose temperature is their own."""
 
@@ -89,20 +88,3 @@ def on_backbone(settings: Settings, backbone: Literal["mf", "lightgcn", "two-tow
     if backbone != "mf" and optimizer == "row_adagrad":
         optimizer = "adagrad"
     return replace(settings, backbone=backbone, optimizer=optimizer)
-
-
-def want_cosines(name: str, settings: Settings) -> None:
-    """ValueError unless scores are plain cosines."""
-    s = settings
-    if not (s.normalize_users and s.normalize_items and s.temperature == 1.0) or s.biases or s.backbone == "neumf":
-        got = f"normalize_users={s.normalize_users}, normalize_items={s.normalize_items}, "
-        got += f"temperature={s.temperature}, biases={s.biases}, backbone={s.backbone}"
-        raise ValueError(f"{name} wants scores that are cosines, got {got}; normalise both sides and nothing else")
-
-
-def want_shared(name: str, settings: Settings) -> None:
-    """ValueError unless a batch shares negatives that are drawn uniformly."""
-    s = settings
-    if not s.shared or s.in_batch or s.popularity != 0.0 or s.negatives < 2:
-        got = f"shared={s.shared}, in_batch={s.in_batch}, popularity={s.popularity}, negatives={s.negatives}"
-        raise ValueError(f"{name} wants uniform negatives that a batch shares, got {got}; set shared and popularity=0")

@@ -19,9 +19,8 @@ import numpy as np
 
 from jaxrec import models, objectives, presets
 from jaxrec.baselines.base import Method, known_strengths, want_objective
-from jaxrec.baselines.parts import make_batch_step
+from jaxrec.baselines.parts import BPR, make_batch_step
 from jaxrec.data.interactions import Interactions
-from jaxrec.ledger import GradientLedger
 from jaxrec.names import want_number
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
@@ -29,8 +28,7 @@ from jaxrec.rows import product
 from jaxrec.samplers import find_pairs
 from jaxrec.types import Array, Batch, Params, Scorer, Tables
 
-SETTINGS = Settings(objective="bpr", normalize_users=False, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5)
-"""BPR with one uniform negative."""
+SETTINGS = BPR
 
 
 class Popularity(NamedTuple):
@@ -147,7 +145,7 @@ def build(
         want_number("pda's test_gamma", test_gamma)
     strengths = {"gamma": gamma if test_gamma is None else test_gamma} if inject else {}
 
-    def rank(params: Params, ledger: GradientLedger | None = None, **given: float) -> Tables | Scorer:
+    def rank(params: Params, **given: float) -> Tables | Scorer:
         chosen = known_strengths(strengths, given)
         tables = models.embed(model, params)
         return scorer(tables, m, chosen["gamma"]) if inject else tables

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import jax
 
 from jaxrec import objectives
-from jaxrec.baselines.base import want_own_objective
+from jaxrec.baselines.base import Method, want_own_objective
 from jaxrec.baselines.branch import build_on
-from jaxrec.baselines.parts import COSINES, Assembly
+from jaxrec.baselines.parts import COSINES
 from jaxrec.data.interactions import Interactions
 from jaxrec.models.base import candidate_scores, pair_scores
 from jaxrec.objectives import Objective
@@ -50,8 +50,8 @@ def build(
     branch_epochs: int = 5,
     branch_temperature: float = 0.1,
     temperature: float = 0.07,
-) -> Assembly:
-    """Trains the branch, and gives model, sampler and step of PopGo; `settings` name cosines, like `SETTINGS`."""
+) -> Method:
+    """PopGo on a branch that is trained here; `settings` name cosines, like `SETTINGS`."""
     want_own_objective("popgo", settings, SETTINGS)
     of = functools.partial(objective, temperature=temperature, logq=settings.logq)
     return build_on("popgo", of, settings, train, key=key, epochs=branch_epochs, temperature=branch_temperature)

@@ -23,7 +23,6 @@ from jaxrec import presets
 from jaxrec.baselines.base import Method, known_strengths, want_objective, want_plain_rows
 from jaxrec.data.interactions import Interactions
 from jaxrec.gradients import RowObjective, ScoredRows
-from jaxrec.ledger import GradientLedger
 from jaxrec.models import Model, candidate_scores, pair_scores
 from jaxrec.objectives import row_mean
 from jaxrec.presets import Settings
@@ -214,7 +213,7 @@ def build(
     )
     strengths = {"gamma": gamma, "beta": beta}
 
-    def rank(params: Params, ledger: GradientLedger | None = None, **given: float) -> Scorer:
+    def rank(params: Params, **given: float) -> Scorer:
         user, item = model.tables(params)
         return scorer(user, item, train, known, **known_strengths(strengths, given))
 

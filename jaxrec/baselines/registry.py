@@ -33,7 +33,7 @@ from jaxrec.baselines import (
     ssm,
     zerosum,
 )
-from jaxrec.baselines.base import Method, plain
+from jaxrec.baselines.base import Method
 from jaxrec.baselines.parts import on_backbone
 from jaxrec.data.interactions import Interactions
 from jaxrec.names import nearest
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     """
 
     settings: Settings
-    build: Callable[..., Any]  # (settings, train, **options) -> Method, or (Model, Sampler, Step)
+    build: Callable[..., Method]  # (settings, train, **options)
     options: tuple[tuple[str, Any], ...] = ()
     on_graph: tuple[tuple[str, Any], ...] = ()
     unbounded: tuple[str, ...] = ()
@@ -60,8 +60,7 @@ class Entry(NamedTuple):
 
     def __call__(self, settings: Settings, train: Interactions, **options: Any) -> Method:
         options = self.defaults(settings.backbone) | options
-        found = self.build(settings, train, **dict(self.options), **options)
-        return found if isinstance(found, Method) else plain(found)
+        return self.build(settings, train, **dict(self.options), **options)
 
 
 METHODS: dict[str, Entry] = {
@@ -156,5 +155,5 @@ def build(name: str, train: Interactions, backbone: Literal["mf", "lightgcn"] = 
 
 
 def fit_method(method: Method, *, epochs: int, seed: int = 0, **given: Any) -> Fit:
-    """Trains a method; `given` goes to `train.fit`. `method.rank(found.best.params, found.best.ledger)` then ranks."""
+    """Trains a method; `given` goes to `train.fit`. `method.rank(found.best.params)` then ranks."""
     return fit(method.step, method.sampler, epochs=epochs, key=jax.random.key(seed), **given)

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import objectives, presets
-from jaxrec.baselines.base import want_own_objective
-from jaxrec.baselines.parts import Assembly, want_shared
+from jaxrec.baselines.base import Method, plain, want_own_objective, want_shared
 from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective
 from jaxrec.presets import Settings
@@ -45,9 +44,9 @@ def objective(base: Objective, num_items: int, *, weight: float = 1e-4) -> Objec
     return loss
 
 
-def build(settings: Settings, train: Interactions, *, weight: float = 1e-4) -> Assembly:
-    """Model, sampler and step of ReSN on BPR; `settings` name shared uniform negatives, like `SETTINGS`."""
+def build(settings: Settings, train: Interactions, *, weight: float = 1e-4) -> Method:
+    """ReSN on BPR; `settings` name shared uniform negatives, like `SETTINGS`."""
     want_own_objective("resn", settings, SETTINGS)
     want_shared("resn", settings)
     loss = objective(objectives.bpr(), train.num_items, weight=weight)
-    return presets.build(settings, train, objective=loss)
+    return plain(presets.build(settings, train, objective=loss))

@@ -19,15 +19,14 @@ import numpy as np
 
 from jaxrec import objectives, presets
 from jaxrec.baselines.base import Method, plain, want_objective
-from jaxrec.baselines.parts import make_batch_step
+from jaxrec.baselines.parts import BPR, make_batch_step
 from jaxrec.baselines.strata import around, want_own
 from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective, row_mean
 from jaxrec.presets import Settings
 from jaxrec.types import Array, Batch
 
-SETTINGS = Settings(objective="bpr", normalize_users=False, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5)
-"""BPR with one negative a row."""
+SETTINGS = BPR
 
 
 def pearson(x: Array, y: Array, where: Array | None = None) -> Array:

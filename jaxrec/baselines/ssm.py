@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from jaxrec import presets
-from jaxrec.baselines.parts import Assembly
+from jaxrec.baselines.base import Method, plain
 from jaxrec.data.interactions import Interactions
 from jaxrec.presets import Settings
 
@@ -29,8 +29,8 @@ LOGQ = replace(SETTINGS, shared=False, negatives=1, in_batch=True, logq=True)
 """In-batch negatives, corrected."""
 
 
-def build(settings: Settings, train: Interactions) -> Assembly:
-    """Model, sampler and step of SSM (`SETTINGS`) or logQ (`LOGQ`)."""
+def build(settings: Settings, train: Interactions) -> Method:
+    """SSM (`SETTINGS`) or logQ (`LOGQ`)."""
     if settings.objective != "softmax":
         raise ValueError(f"ssm is a softmax, got objective={settings.objective!r}; start from ssm.SETTINGS")
-    return presets.build(settings, train)
+    return plain(presets.build(settings, train))

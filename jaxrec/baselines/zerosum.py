@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import presets
-from jaxrec.baselines.base import want_own_objective
-from jaxrec.baselines.parts import Assembly
+from jaxrec.baselines.base import Method, plain, want_own_objective
+from jaxrec.baselines.parts import BPR
 from jaxrec.data.interactions import Interactions
 from jaxrec.objectives import Objective, row_mean
 from jaxrec.presets import Settings
 from jaxrec.types import Array
 
-SETTINGS = Settings(objective="bpr", normalize_users=False, reject=True, optimizer="adam", learning_rate=1e-3, l2=1e-5)
-"""BPR with one uniform negative."""
+SETTINGS = BPR
 
 
 def objective(*, weight: float = 0.9) -> Objective:
@@ -34,7 +33,7 @@ def objective(*, weight: float = 0.9) -> Objective:
     return loss
 
 
-def build(settings: Settings, train: Interactions, *, weight: float = 0.9) -> Assembly:
-    """Model, sampler and step of zerosum, with the source's w."""
+def build(settings: Settings, train: Interactions, *, weight: float = 0.9) -> Method:
+    """Zerosum, with the source's w."""
     want_own_objective("zerosum", settings, SETTINGS)
-    return presets.build(settings, train, objective=objective(weight=weight))
+    return plain(presets.build(settings, train, objective=objective(weight=weight)))
