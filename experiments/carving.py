@@ -51,8 +51,8 @@ def arms(base: Base, train: Interactions) -> dict[str, Arm]:
         "adjusted": found["adjusted"],
         "exposure": selection.exposure_arm(base.tables, base.ledger, seed=0),
         "count control": found["count_control"],
-        "PC": pc.arm(counts),
-        "PC by push": pc.arm(push * counts.mean() / push.mean()),
+        "PC": pc.arm(counts, as_coded=False),
+        "PC by push": pc.arm(push * counts.mean() / push.mean(), as_coded=False),
     }
 
 

@@ -113,17 +113,29 @@ def test_zerosum_says_what_it_wants() -> None:
 # pc
 
 
+@pytest.mark.parametrize("as_coded", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
-def test_pc_is_its_formula(beta: float, bias: bool) -> None:
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0, 1.3])
+def test_pc_is_its_formula_and_what_the_authors_code(beta: float, bias: bool, as_coded: bool) -> None:
     tables = some_tables(bias=bias)
-    before, n = all_scores(tables), np.maximum(COUNTS, 1)
+    before, n = all_scores(tables), COUNTS + 1 if as_coded else np.maximum(COUNTS, 1)
     wanted = np.zeros_like(before)
     for u in range(USERS):
-        c = np.array([(beta * before[u, i] + 1 - beta) / n[i] for i in range(ITEMS)])
+        unit = np.sqrt(np.mean(before[u] ** 2)) if as_coded else 1.0
+        c = np.array([(beta * before[u, i] / unit + 1 - beta) / n[i] for i in range(ITEMS)])
         wanted[u] = before[u] + 0.8 * c * np.linalg.norm(before[u]) / np.linalg.norm(c)
-    found = pc.adjustment(0.8, COUNTS, beta=beta)(tables, empty_ledger())
+    found = pc.adjustment(0.8, COUNTS, beta=beta, as_coded=as_coded)(tables, empty_ledger())
     np.testing.assert_allclose(all_scores(found), wanted, rtol=2e-4, atol=1e-4)
+
+
+def test_pc_as_coded_says_the_same_of_scores_on_any_scale() -> None:
+    tables = some_tables(bias=False)
+    louder = tables._replace(user=10.0 * tables.user)
+    lists = [
+        rank.top_k(pc.arm(COUNTS).adjust(jnp.array([0.5, 0.6]))(t, empty_ledger()), None, None, k=4).items
+        for t in (tables, louder)
+    ]
+    np.testing.assert_array_equal(*lists)
 
 
 def test_pc_of_strength_zero_is_the_plain_model() -> None:
@@ -185,6 +197,7 @@ def test_gradients_through_pc_and_ddc_are_finite_at_a_zero_row() -> None:
     for make in (
         lambda a: pc.adjustment(a, COUNTS, beta=a),
         lambda a: pc.adjustment(a, COUNTS, beta=1.0),
+        lambda a: pc.adjustment(a, COUNTS, beta=1.0, as_coded=True),
         lambda a: ddc.adjustment(scalars, along, popularity=a),
     ):
 
