@@ -106,7 +106,10 @@ def row_adagrad(rate: Rate, *, by_row: bool = False, initial: float = 0.1, eps: 
         slots, target, grad = sum_by_row(state.slots, ids, gradients)
         fresh = jnp.mean(grad * grad, axis=-1) if by_row else grad * grad
         square = state.square.at[target].add(fresh, mode="drop")
-        scale = jax.lax.rsqrt(_present(square, target) + eps)
+        seen = _present(square, target)
+        scale = jax.lax.rsqrt(seen + eps)
+        if initial == 0.0:  # what has had no gradient yet is left where it is
+            scale = jnp.where(seen > 0, scale, 0.0)
         change = -_rate(rate, state.step) * grad * (scale[:, None] if by_row else scale)
         table = table.at[target].add(change.astype(table.dtype), mode="drop")
         return table, AdagradState(state.step + 1, square, slots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,12 @@ CASES: list[tuple[Callable[..., optim.RowOptimizer], Callable[..., optax.Gradien
     (optim.row_sgd, optax.sgd, False),
     (optim.row_adagrad, optax.adagrad, False),
     (optim.row_adam, optax.adam, True),
+    (
+        partial(optim.row_adagrad, initial=0.5, eps=0.01),
+        partial(optax.adagrad, initial_accumulator_value=0.5, eps=0.01),
+        False,
+    ),
+    (partial(optim.row_adam, b1=0.5, b2=0.9, eps=0.1), partial(optax.adam, b1=0.5, b2=0.9, eps=0.1), True),
 ]
 
 
@@ -128,8 +135,13 @@ def test_tables_of_bfloat16_take_changes_of_their_own_dtype(rows: optim.RowOptim
 
 def test_frozen_changes_nothing() -> None:
     table = jnp.ones((N, W))
-    assert run_rows(optim.frozen(), table, steps(0, all_rows=True)) is not None
     np.testing.assert_array_equal(run_rows(optim.frozen(), table, steps(0, all_rows=True)), table)
+
+
+def test_adagrad_that_starts_from_nothing_leaves_what_had_no_gradient() -> None:
+    rows, table = optim.row_adagrad(0.1, initial=0.0, eps=0.0), jnp.ones((2, 2))
+    found, _ = rows.update(table, rows.init(table), jnp.array([0]), jnp.array([[0.0, 3.0]]))
+    np.testing.assert_allclose(found, [[1.0, 0.9], [1.0, 1.0]], rtol=1e-6)
 
 
 def ids_of(size: int) -> st.SearchStrategy[list[int]]:
