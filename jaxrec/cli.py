@@ -268,13 +268,15 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
         runs: Finished RUN folders.
         out: The page that compares several runs; compare.html beside the first one if left out.
     """
-    from jaxrec.report import paired, run_names, write_comparison, write_report
+    from jaxrec.report import paired, run_names, want_page, write_comparison, write_report
     from jaxrec.runs import read_metrics
 
     if not runs:
         raise ValueError("report wants at least one RUN folder")
     if out is not None and len(runs) == 1:
         raise ValueError("--out is for the page that compares several runs; the page of one run is RUN/report.html")
+    if out is not None:
+        want_page(out, [run for run in runs if run.is_dir()])
     pages = [write_report(run) for run in runs]
     if len(runs) > 1:
         tests: dict[str, dict[str, dict[str, float]]] = {}

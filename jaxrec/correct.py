@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import adapters, explore, frozen, metrics, pipeline, serve
+from jaxrec import adapters, explore, frozen, metrics, pipeline, rank, serve
 from jaxrec import select as selection
 from jaxrec.brief import brief
 from jaxrec.data import splits
 from jaxrec.data.interactions import DataError, Interactions, Split, contains, same_space, users_of
 from jaxrec.ledger import GradientLedger
+from jaxrec.names import want_seed, want_whole
 from jaxrec.objectives import Objective
 from jaxrec.select import Point
 from jaxrec.transforms.adjustment import fold_bias
@@ -113,8 +114,15 @@ def adjust(
     limit = selection.limit(select, max_loss)
     if leave_out not in HOW:
         raise ValueError(f"leave_out must be one of {sorted(HOW)}, got {leave_out!r}")
+    selection.want_family(family)
+    want_whole("budget", budget)
+    want_whole("select_users", select_users)
+    want_seed(seed)
+    if temperature != "fit":
+        frozen.want_temperature(temperature)
     two, clock = adapters.read(model), pipeline.Clock()
     tables = two.tables
+    rank.want_k(k, len(tables.item))
     _want_space(interactions, two, "interactions")
     with clock("hold out"):
         part, at_hand, notes = _validation(tables, interactions, valid, per_item, leave_out, seed)
@@ -415,8 +423,6 @@ def _validation(
 
 def _users(part: Split, wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Users to select on, and users to report on: others where enough are left, else the same."""
-    if wanted < 1:
-        raise ValueError(f"select_users must be at least 1, got {wanted}")
     users = np.random.default_rng(seed).permutation(users_of(part.valid.values()))
     chosen, others = users[:wanted], users[wanted : wanted + max(wanted, OTHERS)]
     enough = len(others) >= OTHERS and all((p.user_counts[others] > 0).any() for p in part.valid.values())

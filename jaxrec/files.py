@@ -44,7 +44,7 @@ def want_another(path: Path, *read: Path | None) -> None:
     """ValueError where a file to write is one of those that are read, which would be lost."""
     for other in read:
         if other is not None and other.exists() and path.exists() and path.samefile(other):
-            raise ValueError(f"{path} is the file that was read, which would be lost; name another one")
+            raise ValueError(f"{path} is a file that is read, which would be lost; name another one")
 
 
 def want_folder(path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxrec import objectives, optim, rank, samplers
 from jaxrec.ledger import GradientLedger
 from jaxrec.models.base import Model, candidate_scores, pair_scores
+from jaxrec.names import want_number
 from jaxrec.objectives import Objective
 from jaxrec.rows import power_of_two, product, widened
 from jaxrec.step import Observation, make_step
@@ -105,6 +106,13 @@ def standardize(tables: Tables) -> tuple[Tables, Array]:
     """Tables whose scores have a standard deviation of 1 for every user, and what that divided by, [U]."""
     scale = score_scale(tables)
     return scale_users(tables, 1.0 / scale), scale
+
+
+def want_temperature(temperature: Any) -> None:
+    """ValueError for what is no positive number."""
+    want_number('a temperature, where it is not "fit",', temperature)
+    if not temperature > 0:
+        raise ValueError(f'temperature must be positive or "fit", got {temperature}')
 
 
 def fit_temperature(
@@ -199,8 +207,7 @@ def observe(
         raise ValueError(f"passes must be at least 1, got {passes}")
     scaled = standardize(tables)[0] if standardized else _folded(tables)
     tau = fit_temperature(scaled, interactions) if temperature == "fit" else temperature
-    if not tau > 0:
-        raise ValueError(f'temperature must be positive or "fit", got {temperature}')
+    want_temperature(tau)
     model = frozen_model(scaled._replace(user=scaled.user / tau))
     sampler = samplers.sampler(
         interactions,

@@ -39,6 +39,14 @@ def want_number(name: str, value: Any, *, least: float = -math.inf, below: float
         raise ValueError(f"{name} must be a finite number{start}{end}, got {value!r}")
 
 
+def want_seed(seed: Any) -> None:
+    """ValueError for what is no whole number from 0 to less than 2**32: where JAX counts in 32 bits, as it does unless
+    told otherwise, the key of a larger one is that of its lower half."""
+    want_whole("seed", seed, 0)
+    if operator.index(seed) >= 2**32:
+        raise ValueError(f"seed must be less than 2**32, got {seed}: a larger one repeats the draws of a smaller one")
+
+
 def want_whole(name: str, value: Any, least: int = 1) -> None:
     """ValueError for what is no whole number from `least`, as an array's length is.
 

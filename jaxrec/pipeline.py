@@ -24,6 +24,7 @@ from jaxrec.data import registry, splits
 from jaxrec.data.interactions import DataError, Interactions, Split, users_of
 from jaxrec.data.registry import Dataset
 from jaxrec.ledger import GradientLedger
+from jaxrec.names import want_seed
 from jaxrec.presets import Settings, build, want_tables
 from jaxrec.step import TrainState
 from jaxrec.track import JsonLines, Tracker, want_trackers
@@ -140,7 +141,8 @@ def train(
             raise ValueError(f"a run reports on tests, and {dataset.name} has none; `data.five_way` makes some")
         for name, test in dataset.split.tests.items():
             if not len(test):
-                raise ValueError(f"a run reports on tests, and {dataset.name}'s test {name} has no pair; leave it out")
+                cure = "leave it out" if isinstance(data, Dataset) else "give more pairs, or a split of your own"
+                raise ValueError(f"a run reports on tests, and {dataset.name}'s test {name} has no pair; {cure}")
         decided: Split | _Choice
         if selected is None:
             decided = carve(settings, dataset.split, seed=seed)
@@ -176,6 +178,9 @@ def _want_free(out: Path) -> None:
         raise FileExistsError(f"{out} holds {what}; choose another --out, or remove it")
     path = out / "settings.json"
     found = runs.read_json(path) if path.exists() else None
+    for name in ("history.jsonl", "report.html") if found is None else ():
+        if (out / name).exists():
+            raise FileExistsError(f"{out / name} was not written by a run, and would be lost; choose another --out")
     if found is not None and not (isinstance(found, dict) and {"data", "preset", "seed", "settings"} <= set(found)):
         raise FileExistsError(f"{path} was not written by a run, and would be lost; choose another --out")
     if any(checkpoint.steps(part) for part in (out / "checkpoints").glob("*")):
@@ -204,8 +209,7 @@ def carve(settings: Settings, split: Split, *, seed: int) -> Split:
 
 
 def _want_possible(settings: Settings, train: Interactions, seed: int) -> None:
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+    want_seed(seed)
     rank.want_k(settings.k, train.num_items)
     if settings.reject and not (settings.shared or settings.in_batch):
         samplers.want_negatives(train)

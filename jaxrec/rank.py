@@ -293,10 +293,9 @@ def _largest(parts: dict[str, Array]) -> dict[str, Array]:
 
 def want_k(k: int, num_items: int) -> None:
     """ValueError for a length of lists that the catalogue can't have."""
-    want_whole("k", k, 0)
-    if not 1 <= k <= num_items:
-        cure = "lower k" if k > num_items else "a list has at least 1 item"
-        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; {cure}")
+    want_whole("k", k)
+    if k > num_items:
+        raise ValueError(f"k must be between 1 and the {num_items} items of the catalogue, got {k}; lower k")
 
 
 def check_users(users: np.ndarray | Sequence[int] | None, num_users: int) -> np.ndarray:
@@ -326,6 +325,11 @@ def _as_list(
 ) -> list[Interactions]:
     found: list[Any] = [] if exclude is None else list(exclude) if isinstance(exclude, (list, tuple)) else [exclude]
     for part in found:
+        if not hasattr(part, "num_users"):
+            raise TypeError(
+                f"what to exclude must be Interactions, got {type(part).__name__}; data.from_scipy makes them of a "
+                "sparse matrix, data.from_pairs of users and items"
+            )
         if (part.num_users, part.num_items) != (num_users, num_items):
             raise ValueError(
                 f"excluded interactions must cover the tables' {num_users} users and {num_items} items, "

@@ -53,8 +53,6 @@ RESULTS = (
 )  # fmt: skip
 """What a RUN folder holds when it is whole, and an interrupted one does not."""
 AGAIN = "make the run again"
-OLDER = {"family": "gradients", "rows_per_user": 1, "observe_every": 1}
-"""Settings that older runs do not name, as they had them."""
 
 
 def results_in(run: Path) -> list[str]:
@@ -84,8 +82,8 @@ def read_metrics(run: StrPath) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{run} holds no metrics.json: no finished run is there; `jaxrec train` makes one")
     found: dict[str, Any] = read_json(path)
-    if "settings" in found:
-        found["settings"] = OLDER | found["settings"]
+    if not isinstance(found, dict) or not found:
+        raise DataError(f"{path} is no run's: it holds nothing by name; {AGAIN}")
     return found
 
 
@@ -98,8 +96,8 @@ def read_json(path: Path) -> Any:
 
 
 def want_fingerprint(run: StrPath, found: Mapping[str, Any], train: Interactions) -> None:
-    """DataError where the training part is not that of the run with these metrics; older runs don't tell."""
-    if found.get("fingerprint", train.fingerprint) != train.fingerprint:
+    """DataError where the training part is not that of the run with these metrics."""
+    if found["fingerprint"] != train.fingerprint:
         source = found.get("source", found["data"])
         raise DataError(
             f"{run} was trained on other pairs or ids than {source} gives now: the data changed; "
@@ -108,9 +106,9 @@ def want_fingerprint(run: StrPath, found: Mapping[str, Any], train: Interactions
 
 
 def want_tests(run: StrPath, found: Mapping[str, Any], tests: Mapping[str, Interactions]) -> None:
-    """DataError where the tests are not those of the run with these metrics; older runs don't tell."""
+    """DataError where the tests are not those of the run with these metrics."""
     now = {name: test.fingerprint for name, test in tests.items()}
-    before = found.get("test_fingerprints", now)
+    before = found["test_fingerprints"]
     different = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if different:
         raise DataError(
@@ -136,7 +134,10 @@ def _load(run: StrPath) -> tuple[dict[str, Any], Split]:
             f"{run} was trained on {found['data']!r}, a split that was handed over in Python and can't be read again; "
             "its figures are in metrics.json, its training part in seen.npz"
         )
-    split = registry.load(found["source"]).split
+    try:
+        split = registry.load(found["source"]).split
+    except DataError as problem:
+        raise DataError(f"{run} was trained on {found['source']}, which can't be read again: {problem}") from problem
     want_fingerprint(run, found, split.train)
     return found, split
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -278,6 +278,12 @@ def apply(arm: Arm, strengths: Mapping[str, float], tables: Tables, ledger: Grad
     return adj.fold_bias(arm.adjust(values)(tables, ledger))
 
 
+def want_family(family: str) -> None:
+    """ValueError for what is no `Family`."""
+    if family not in get_args(Family):
+        raise ValueError(f"family must be 'gradients' or 'exposure', got {family!r}")
+
+
 def arms(
     tables: Tables, ledger: GradientLedger, train: Interactions, *, family: Family = "gradients", seed: int = 0
 ) -> dict[str, Arm]:
@@ -291,8 +297,7 @@ def arms(
     standard deviation of log popularity weigh as much as one of the scores within a user. What is added of gradients
     is in units of the items' mean length. A ledger of totals has no gradients by item to add.
     """
-    if family not in ("gradients", "exposure"):
-        raise ValueError(f"family must be 'gradients' or 'exposure', got {family!r}")
+    want_family(family)
     unit = score_spread(tables, seed=seed)
     counts = jnp.asarray(train.item_counts, jnp.float32)
     number = adj.log_relative(counts)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.brief import brief
+from jaxrec.files import want_folder
 from jaxrec.names import want_whole
 from jaxrec.rank import NotFiniteError
 from jaxrec.rows import accelerated
@@ -173,6 +174,12 @@ def fit(
         raise ValueError("evaluate and monitor go together: evaluate gives metrics, monitor names the one that counts")
     if patience is not None and monitor is None:
         raise ValueError(f"patience={patience} wants a monitor to wait for; give fit evaluate and monitor, too")
+    if checkpoint is not None:
+        want_folder(Path(checkpoint))
+        try:
+            json.dumps(meta)
+        except (TypeError, ValueError) as problem:
+            raise TypeError(f"meta must hold what JSON can, to be saved beside a checkpoint: {problem}") from None
     if resume and checkpoint is None:
         raise ValueError("resume=True wants the checkpoint folder to go on from; give fit checkpoint, too")
     if min(evaluate_every, checkpoint_every) < 1:
@@ -216,7 +223,10 @@ def fit(
             }
             if evaluate is not None and (number % evaluate_every == 0 or number == epochs):
                 try:
-                    found = {name: float(value) for name, value in evaluate(current).items()}
+                    given = evaluate(current)
+                    if not isinstance(given, Mapping):
+                        raise TypeError(f"evaluate must return a dict of numbers by name, got {type(given).__name__}")
+                    found = {name: float(value) for name, value in given.items()}
                 except NotFiniteError as problem:  # the last update of an epoch has no loss after it
                     del current
                     why = _advice(f"after epoch {number}, whose losses are finite, {problem}")

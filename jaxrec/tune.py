@@ -24,7 +24,7 @@ from jaxrec import files, pipeline
 from jaxrec.data import registry
 from jaxrec.data.interactions import Split
 from jaxrec.data.registry import Dataset
-from jaxrec.names import nearest
+from jaxrec.names import nearest, want_seed
 from jaxrec.presets import Settings, build, override, want_tables
 from jaxrec.train import DivergenceError, fit
 
@@ -109,12 +109,16 @@ def tune(
         raise ImportError("tuning wants optuna: pip install 'jaxrec[tune]'") from problem
     want_tables(base)
     seed = operator.index(seed)  # as JSON holds it
+    want_seed(seed)
     if operator.index(trials) < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
     out = Path(out)
     files.want_folder(out)
     if (out / "study.log").exists() and not resume:
         raise FileExistsError(f"{out} holds a study; go on with --resume, or choose another --out")
+    for name in () if (out / "study.log").exists() else ("trials.jsonl", "best.json"):
+        if (out / name).exists():
+            raise FileExistsError(f"{out / name} was not written by a study, and would be lost; choose another --out")
     searched = _searched(base, search)
     dataset = registry.load(data)
     split = dataset.split
@@ -163,7 +167,7 @@ def _plain(searched: Space) -> dict[str, Any]:
 def _other(known: dict[str, Any], plan: dict[str, Any]) -> str | None:
     """What a study was begun with that is another now, in words. The fingerprint tells data, by whatever name."""
     for name, value in sorted(plan.items(), key=lambda item: item[0] != "fingerprint"):
-        before = known.get(name, value)  # older ones lack some
+        before = known[name]
         if before == value or (name == "data" and "fingerprint" in known):
             continue
         if name == "fingerprint":

@@ -83,6 +83,11 @@ def test_threshold_is_counted() -> None:
         (([2**70], [1]), r"2\*\*63"),
         (([1], [1], [float("nan")]), "ratings must be finite, but row 0"),
         (([1], [None]), "all text or all whole numbers"),
+        (([1, None], [1, 2]), "row 1 has None where row 0 has 1"),
+        (([1, float("nan"), "a"], [1, 2, 3]), "row 1 has nan where row 0 has 1"),
+        (([1.5, "a"], [1, 2]), "all text or all whole numbers, but row 0 has 1.5"),
+        ((["a", "b", True], [1, 2, 3]), "row 2 has True where row 0 has 'a'"),
+        (([3, True], [1, 2]), "row 1 has True where row 0 has 3"),
         (([1, 2], [1, 2], None, np.array(["2020-12-11", "NaT"], "M8[s]")), "times must be finite, but row 1"),
     ],
 )
@@ -379,3 +384,22 @@ def test_tests_and_validation_of_one_seed_are_drawn_apart() -> None:
     test = five_way(pairs, seed=0).tests["natural"]
     valid = carve(Split(pairs, {}, {}), seed=0).valid["natural"]
     assert len(np.intersect1d(test.keys, valid.keys)) < 0.5 * min(len(test), len(valid))
+
+
+def test_the_moment_is_the_quantile_that_is_asked_for() -> None:
+    data = Interactions([0] * 5, range(5), 1, 5, times=np.arange(5))
+    assert len(splits_module.hold_out_after(data, quantile=0.2).held) == 4
+
+
+def test_times_and_ratings_go_with_their_pairs() -> None:
+    pairs = Interactions([0, 0], [0, 1], 1, 2, times=np.array([5, 7]))
+    moved = reindex(pairs, np.array([0]), np.array([1, 0]))
+    assert (moved.items.tolist(), moved.times.tolist()) == ([0, 1], [7, 5])
+    assert from_pairs([1, 2], [1, 2], [1.0, 5.0], [10, 20], threshold=4).times.tolist() == [20]
+
+
+def test_parts_have_the_sizes_that_are_asked_for() -> None:
+    data = random_interactions(0, 60, 15, density=0.4)
+    found = splits_module.five_way(data, seed=0, natural=0.3)
+    assert len(found.tests["natural"]) == pytest.approx(0.3 * len(data), rel=0.1)
+    assert splits_module.carve(Split(data, {}, {}), seed=0, per_item=2).valid["unbiased"].item_counts.max() == 2

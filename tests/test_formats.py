@@ -483,3 +483,18 @@ def test_whole_numbers_with_a_point_are_the_numbers_that_frames_hold(tmp_path: P
     found = formats.read(tmp_path / "x.csv")
     assert found.user_ids.tolist() == [1, 2]
     assert found.item_ids.tolist() == ["a.0", "b.0"]
+
+
+def test_columns_that_could_be_meant_are_not_guessed(tmp_path: Path) -> None:
+    file = tmp_path / "two.csv"
+    file.write_text("user,user_id,item\na,1,x\nb,2,y\n")
+    with pytest.raises(DataError, match=r"'user_id' and 'user' both look like the user; name one with user="):
+        data.read(file)
+    assert data.read(file, user="user").user_ids.tolist() == ["a", "b"]
+    with pytest.raises(DataError, match=r"the user and the item can't both be column 'user'"):
+        data.read(file, user="user", item="user")
+
+
+def test_lines_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbf0 1 2\n1 0\n")
+    assert len(data.read_lines(tmp_path / "train.txt")) == 3

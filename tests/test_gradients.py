@@ -264,3 +264,28 @@ def test_a_row_sparse_optimiser_refuses_to_leave_a_penalty_out() -> None:
         make_step(model, objectives.bpr(), optim.row_sgd(0.1), l2=1.0)
     make_step(model, objectives.bpr(), optax.sgd(0.1), l2=1.0)
     make_step(model, objectives.bpr(), optim.row_sgd(0.1))
+
+
+def test_a_negative_alone_that_is_left_out_adds_no_loss() -> None:
+    loss = objectives.bpr()(jnp.array([0.3]), jnp.array([[9.0]]), where=jnp.array([[False]]))
+    assert loss.tolist() == [0.0]
+
+
+def test_negatives_that_are_left_out_are_no_events() -> None:
+    batch = batch_of(shared=False)._replace(log_q=None)
+    step = make_step(MODELS["mf"], objectives.bpr(), optim.row_sgd(0.1))
+    state, _ = step.update(step.init(jax.random.key(0)), batch)
+    assert batch.where is not None
+    assert int(batch.where.sum()) < B * K
+    assert int(state.ledger.items.push.events.sum()) == int(batch.where.sum())  # type: ignore[union-attr]
+
+
+def test_a_steps_information_is_of_its_batch() -> None:
+    batch = batch_of(shared=False)._replace(log_q=None)
+    step = make_step(MODELS["mf"], objectives.bpr(), optim.row_sgd(0.1))
+    state = step.init(jax.random.key(0))
+    user, item = models.embed(MODELS["mf"], state.params)[:2]
+    positive = jnp.sum(user[batch.users] * item[batch.positives], axis=-1)
+    negative = jnp.sum(user[batch.users][:, None, :] * item[batch.negatives], axis=-1)
+    slope = jax.grad(lambda s: jnp.sum(objectives.bpr()(s, negative, where=batch.where)))(positive)
+    np.testing.assert_allclose(step.update(state, batch)[1].pull, jnp.mean(-slope), rtol=1e-5)

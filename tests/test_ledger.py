@@ -132,12 +132,13 @@ def test_merge_refuses_another_shape() -> None:
         ledgers.merge(ledgers.init(4, 5, 3), ledgers.init(4, 6, 3))
 
 
-def test_merge_refuses_totals_of_other_weights() -> None:
-    one, seven = (ledgers.init(4, 5, 3, item_weight=jnp.full(5, w)) for w in (1.0, 7.0))
-    assert ledgers.merge(one, one).items.weight.tolist() == [1.0] * 5
+@pytest.mark.parametrize(("side", "number"), [("item", 5), ("user", 4)])
+def test_merge_refuses_totals_of_other_weights(side: str, number: int) -> None:
+    one, seven = (ledgers.init(4, 5, 3, **{f"{side}_weight": jnp.full(number, w)}) for w in (1.0, 7.0))
+    assert getattr(ledgers.merge(one, one), f"{side}s").weight.tolist() == [1.0] * number
     with pytest.raises(ValueError, match="totals of the same weights"):
         ledgers.merge(one, seven)
-    assert jax.jit(ledgers.merge)(one, one).items.weight.tolist() == [1.0] * 5
+    assert getattr(jax.jit(ledgers.merge)(one, one), f"{side}s").weight.tolist() == [1.0] * number
 
 
 def test_decay_weighs_earlier_batches_down() -> None:
@@ -275,6 +276,9 @@ def test_readings_are_their_formulas() -> None:
     p, n = np.asarray(side.pull.size), np.asarray(side.push.size)
     np.testing.assert_allclose(ledgers.ratio(side), p / (n + 1e-12), rtol=1e-5)
     np.testing.assert_allclose(ledgers.magnitude(side, "size"), p)
+    np.testing.assert_allclose(ledgers.magnitude(side, "push"), n)
+    np.testing.assert_allclose(ledgers.magnitude(side, "count"), side.pull.events)
+    np.testing.assert_allclose(ledgers.magnitude(side, "ratio"), ledgers.ratio(side))
     np.testing.assert_allclose(ledgers.magnitude(side, "vector"), np.linalg.norm(pull, axis=1), rtol=1e-5)
     for weighting, weight in (("uniform", np.ones(5)), ("count", np.asarray(side.pull.events)), ("ratio", p / n)):
         total = weight @ pull

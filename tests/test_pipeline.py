@@ -8,6 +8,7 @@ import functools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -39,6 +40,7 @@ from jaxrec.ledger import GradientLedger
 from jaxrec.presets import PRESETS, Settings, build
 from jaxrec.step import make_step
 from jaxrec.train import fit
+from jaxrec.transforms import adjustment as adj
 from jaxrec.types import Tables
 
 
@@ -311,7 +313,8 @@ def test_lists_that_are_short_may_be_unchanged() -> None:
         (None, {"shared": False, "reject": False, "negatives": 2}, {}, "logq wants negatives that a batch shares"),
         (None, {"rows_per_user": 5}, {}, "batch_size must be a multiple of rows_per_user, got 256 and 5"),
         (None, {"backbone": "lightgcn"}, {}, "choose an optimizer of"),
-        (None, {}, {"seed": -1}, "seed must be at least 0, got -1"),
+        (None, {}, {"seed": -1}, "seed must be a whole number from 0, got -1"),
+        (None, {}, {"seed": 2**32}, "seed must be less than .*, got 4294967296"),
         (None, {}, {"selected": "nowhere"}, "nowhere holds no metrics.json"),
         ("0 0 1 2 3\n", {}, {}, "too small to carve validation parts from: of 4 training pairs none"),
         ("0 0 1\n1 0 1\n", {}, {"seed": 2}, "of 4 training pairs none can go to the natural part"),
@@ -329,6 +332,14 @@ def test_what_is_refused_writes_nothing(
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         pipeline.train(str(source), settings, tmp_path / "run", **more)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["history.jsonl", "report.html"])
+def test_a_run_takes_no_file_of_another_for_its_own(name: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"{name} was not written by a run, and would be lost"):
+        pipeline.train(str(folder), SMALL, tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
 
 
 def test_data_that_changed_since_a_run_are_told(
@@ -361,8 +372,8 @@ def test_a_test_that_changed_since_a_run_is_told(
 ) -> None:
     own, out = Path(shutil.copytree(folder, tmp_path / "own")), tmp_path / "run"
     split = data.load(str(own)).split
-    saved = {"source": str(own), "fingerprint": split.train.fingerprint, "settings": {"k": 20}}
-    kept = saved | {"test_fingerprints": {"test": split.tests["test"].fingerprint}}
+    kept = {"source": str(own), "fingerprint": split.train.fingerprint, "settings": {"k": 20}}
+    kept["test_fingerprints"] = {"test": split.tests["test"].fingerprint}
     out.mkdir()
     (out / "metrics.json").write_text(json.dumps(kept))
     assert runs.load_split(out).tests["test"].fingerprint == split.tests["test"].fingerprint
@@ -372,8 +383,6 @@ def test_a_test_that_changed_since_a_run_is_told(
     assert f"was tested on other pairs than {own} gives now in the test 'test': the data changed" in told
     tables = runs.Saved(None, None, split.train.user_ids, split.train.item_ids)  # type: ignore[arg-type]
     assert runs.load_seen(out, tables).fingerprint == split.train.fingerprint  # recommending needs no test
-    (out / "metrics.json").write_text(json.dumps(saved))  # as older runs are
-    assert len(runs.load_split(out).tests["test"]) == len(split.tests["test"]) - 1
 
 
 def test_fingerprints_tell_pairs_and_ids_apart_and_not_their_order() -> None:
@@ -829,3 +838,51 @@ def test_importing_jaxrec_is_quick_because_modules_load_when_used() -> None:
     code = f"import sys, jax, jaxrec; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_points_are_refined_around_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(problem: select.Problem, arm: select.Arm, strengths: np.ndarray) -> list[select.Metrics]:
+        at = {"natural": lambda s: 1.0, "unbiased": lambda s: -((s - 0.6) ** 2)}
+        return [{part: {"ndcg@5": value(s)} for part, value in at.items()} for (s,) in strengths.tolist()]
+
+    monkeypatch.setattr(select, "measure_many", measured)
+    problem = SimpleNamespace(k=5)
+    arm = select.Arm(("a",), (0,), (1,), lambda s: adj.identity())
+    points = [p.strengths["a"] for p in select.frontier(problem, arm, budget=30)]  # type: ignore[arg-type]
+    assert points[0] == 0
+    far = np.abs(np.array(points) - 0.6)
+    assert far.min() < 0.02
+    assert far[-8:].mean() < far[:10].mean() / 2
+    assert np.median(points[:10]) < 0.4  # spaced by squares, denser near 0
+
+
+def test_offsets_reach_twice_the_spread_of_scores() -> None:
+    split, tables, ledger = trained()
+    scores = np.asarray(tables.user @ tables.item.T)
+    spread = select.score_spread(tables, users=len(tables.user))
+    assert spread == pytest.approx(scores.std(axis=1).mean(), rel=1e-4)
+    arm = select.arms(tables, ledger, split.train)["count_control"]
+    logs = np.log(split.train.item_counts[split.train.item_counts > 0])
+    assert (split.train.item_counts > 0).all()
+    assert arm.high[arm.names.index("offset")] * logs.std() == pytest.approx(2 * select.score_spread(tables), rel=1e-4)
+
+
+def test_users_to_select_on_are_drawn_by_the_seed() -> None:
+    split, tables, ledger = trained()
+    chosen = []
+    for seed in (0, 0, 1):
+        problem = select.prepare(tables, ledger, split.train, split.valid, k=5, max_users=10, seed=seed)
+        some = [
+            u for users, parts in zip(problem.users, problem.relevant, strict=True)
+            for u, *own in zip(users.tolist(), *parts, strict=True) if any((part >= 0).any() for part in own)
+        ]  # fmt: skip
+        chosen.append(sorted(some))
+    assert len(chosen[0]) == 10
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_readings_by_popularity_leave_out_what_was_not_trained_on() -> None:
+    counts, values = np.array([4, 0, 1, 2, 3]), np.array([40.0, 99.0, 10.0, 20.0, 30.0])
+    found = analysis.by_popularity(values, counts, groups=2)
+    assert [row["popularity"] for row in found] == [1.5, 3.5]
+    assert [(row["low"], row["median"], row["high"]) for row in found] == [(12.5, 15.0, 17.5), (32.5, 35.0, 37.5)]

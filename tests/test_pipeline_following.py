@@ -303,13 +303,21 @@ def test_a_study_goes_on_with_the_same_data_only(folder: Path, tmp_path: Path) -
         ("synthetic", {"search": ["learning_rat"]}, "did you mean 'learning_rate'"),
         ("synthetic", {"trials": 0}, "trials must be at least 1, got 0"),
         ("synthetic", {"trials": -1}, "trials must be at least 1, got -1"),
-        ("synthetic", {"seed": -1}, "seed must be at least 0, got -1"),
+        ("synthetic", {"seed": -1}, "seed must be a whole number from 0, got -1"),
     ],
 )
 def test_what_is_refused_begins_no_study(name: str, options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         tune.tune(name, TINY, tmp_path / "study", **options)
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("name", ["best.json", "trials.jsonl"])
+def test_a_study_takes_no_file_of_another_for_its_own(name: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"{name} was not written by a study, and would be lost"):
+        tune.tune(str(folder), TINY, tmp_path, trials=1, search=["l2"])
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
 
 
 def test_a_study_whose_last_line_is_cut_goes_on(folder: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from sklearn.metrics import ndcg_score
 from jaxrec import metrics, rank
 from jaxrec.data import Interactions, from_pairs, splits
 from jaxrec.metrics import popularity as pop
+from jaxrec.metrics.accuracy import hit_matrix
 from jaxrec.types import Scorer, Tables
 
 
@@ -128,7 +129,7 @@ def test_positions_are_places_in_the_full_ranking() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"k": 0}, ValueError, "k must be between 1 and the 20 items .* got 0; a list has at least 1 item"),
+        ({"k": 0}, ValueError, "k must be a whole number from 1, got 0"),
         ({"k": 21}, ValueError, "k must be between 1 and the 20 items .* got 21; lower k"),
         ({"users": [30]}, ValueError, "users must be in 0..29, got 30"),
         ({"users": [0.5]}, ValueError, "whole numbers"),
@@ -182,6 +183,11 @@ def test_tables_of_whole_numbers_are_refused(name: str) -> None:
     whole = tables._replace(**{name: getattr(tables, name).astype(jnp.int32)})
     with pytest.raises(ValueError, match=rf"tables\.{name} must be floating point, got int32"):
         rank.top_k(whole, None, None, k=3)
+
+
+def test_what_is_no_interactions_is_not_excluded() -> None:
+    with pytest.raises(TypeError, match=r"exclude must be Interactions, got ndarray; data.from_scipy"):
+        rank.top_k(Tables(jnp.ones((2, 1)), jnp.ones((3, 1))), None, np.zeros((2, 3)), k=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [3, 4000])
@@ -485,3 +491,41 @@ def test_a_scorers_minus_zero_is_zero_and_its_nan_is_refused() -> None:
 def test_the_top_fifth_holds_the_most_popular_items() -> None:
     groups = pop.popularity_groups(np.array([1, 9, 2, 1, 3]))
     assert groups["top20"].tolist() == [False, True, False, False, False]
+
+
+def test_short_lists_and_new_users_have_no_exposure() -> None:
+    found = pop.exposure(np.array([[0, -1]]), np.array([9, 1]), np.array([0.0]), 10)
+    assert (found["aclt"][0], found["aplt"][0], found["lift"][0]) == (0, 0, 0)
+    assert found["novelty"][0] == pytest.approx(-np.log2(0.9))
+
+
+def test_group_fairness_is_that_of_the_users_who_were_ranked() -> None:
+    train = Interactions([0, 1, 2, 3, 0], [0, 0, 0, 0, 1], 6, 3)  # item 0 is the head
+    test = Interactions([4, 5, 4, 4, 3], [0, 0, 1, 2, 2], 6, 3)  # user 3 is not ranked
+    hits = np.array([[True, True], [False, True]])
+    found = pop.group_fairness(np.array([4, 5]), np.array([[0, 1], [1, 0]]), hits, test, train)
+    assert found["pop_reo"] == pytest.approx(1 / 3)  # 2 of 2 of the head, 1 of 2 of the others
+
+
+def test_recall_of_the_tail_is_that_of_the_users_who_were_ranked() -> None:
+    test, train = Interactions([0, 0, 1], [0, 2, 0], 2, 3), Interactions([0, 1], [1, 1], 2, 3)
+    ranking = rank.TopK(np.array([0], np.int32), np.array([[0]], np.int32), np.zeros((1, 1), np.float32))
+    assert metrics.evaluate(ranking, test, train, ks=(1,)).summary["tail_recall@1"] == 0.5
+
+
+def test_a_place_that_is_not_filled_is_no_hit() -> None:
+    assert not hit_matrix(np.array([1]), np.array([[-1]]), Interactions([0, 1], [2, 0], 2, 3)).any()
+
+
+def test_compare_takes_the_test_and_the_level_that_are_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random(40), rng.random(40)
+    found = metrics.compare(a, b, method="wilcoxon", level=0.5)
+    assert found.p == metrics.paired_test(a, b, method="wilcoxon")
+    assert found[1:3] == metrics.bootstrap_ci(a - b, level=0.5)
+
+
+def test_a_users_strength_of_the_bias_counts_in_rankings() -> None:
+    tables = Tables(jnp.zeros((2, 1)), jnp.zeros((2, 1)), jnp.array([1.0, 2.0]), jnp.array([1.0, -1.0]))
+    assert rank.top_k(tables, None, None, k=2).items.tolist() == [[1, 0], [0, 1]]
+    assert rank.positions(tables, np.array([0, 1]), np.array([0, 0]), None).tolist() == [2, 1]

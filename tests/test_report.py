@@ -219,6 +219,24 @@ def test_comparing_says_what_differs(run: Path, tmp_path: Path) -> None:
         report.write_comparison([run])
 
 
+def test_a_page_is_not_put_in_the_place_of_a_runs_files(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "b"))
+    before = (other / "metrics.json").read_bytes()
+    for out, message in ((other / "metrics.json", "is a file that is read, which would be lost"), (other, "a folder")):
+        assert cli.main(["report", str(run), str(other), "--out", str(out)]) == 1
+        assert message in capsys.readouterr().err
+    assert (other / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["[]", "{}"])
+def test_metrics_of_no_run_are_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(data.DataError, match=r"metrics.json is no run's.*make the run again"):
+        runs.read_metrics(tmp_path)
+
+
 def _with_users(run: Path, to: Path, change: dict[str, np.ndarray]) -> Path:
     """A copy of a run whose per_user.npz has some arrays replaced."""
     shutil.copytree(run, to)

@@ -283,3 +283,29 @@ def test_a_negative_that_keeps_being_known_is_left_out() -> None:
     assert 0 < where.sum() < 200
     assert set(negatives[where].tolist()) == {7}
     assert not (negatives[~where] == 7).any()
+
+
+COLD = Interactions([1, 1, 3], [0, 2, 1], 5, 4)  # users 0, 2 and 4 and item 3 have nothing
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_users_and_items_without_interactions_are_not_drawn(in_batch: bool) -> None:
+    sampler = samplers.sampler(COLD, batch_size=3, by="user", in_batch=in_batch)
+    drawn = first_batches(sampler, 50)
+    assert set(np.asarray(drawn.users).ravel().tolist()) == {1, 3}
+    if in_batch:  # 2 others a row; of users drawn alike each has its items in equal shares
+        wanted = 2 * np.array([0.25, 0.5, 0.25])
+        np.testing.assert_allclose(np.exp(drawn.log_q), wanted[np.asarray(drawn.negatives)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("popularity", [0.75, -0.5])
+def test_negatives_by_popularity_are_items_that_somebody_has(popularity: float) -> None:
+    drawn = first_batches(samplers.sampler(COLD, batch_size=3, num_negatives=50, popularity=popularity), 10)
+    assert set(np.asarray(drawn.negatives).ravel().tolist()) == {0, 1, 2}
+
+
+def test_items_of_rows_that_share_a_user_are_drawn_anew_in_each_step() -> None:
+    data = Interactions(np.zeros(64, int), range(64), 1, 64)
+    sampler = samplers.sampler(data, batch_size=8, rows_per_user=8)
+    one, two = (sampler.draw(sampler.data, KEY, jnp.int32(step)).positives for step in (0, 1))
+    assert one.tolist() != two.tolist()

@@ -346,6 +346,9 @@ def test_ids_with_blanks_around_them_can_be_asked_for(tmp_path: Path) -> None:
     (tmp_path / "users.txt").write_text("a \n  b\n\nc\n")
     found = _rows_of(tmp_path / "users.txt", np.array(["c", "a ", "b"]), "user", tmp_path)
     assert found.tolist() == [1, 2, 0]
+    (tmp_path / "users.txt").write_text("\n\n")
+    with pytest.raises(ValueError, match=r"users.txt names no user; give one id a line"):
+        _rows_of(tmp_path / "users.txt", np.array(["c", "a ", "b"]), "user", tmp_path)
     (tmp_path / "users.txt").write_text("c\na\n")
     with pytest.raises(ValueError, match=r"users.txt:2: user 'a' is unknown"):
         _rows_of(tmp_path / "users.txt", np.array(["c", "a ", "b"]), "user", tmp_path)

@@ -252,6 +252,8 @@ def test_fit_refuses_half_of_a_request() -> None:
         fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="loss", evaluate=lambda s: {"loss": 1.0})
     with pytest.raises(ValueError, match="monitor 'm' is NaN after epoch 1"):
         fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="m", evaluate=lambda s: {"m": float("nan")})
+    with pytest.raises(TypeError, match="evaluate must return a dict of numbers by name, got NoneType"):
+        fit(step, sampler, epochs=1, key=jax.random.key(0), monitor="m", evaluate=lambda s: None)  # type: ignore[arg-type, return-value]
     for epochs in (-1, 2.5):
         with pytest.raises(ValueError, match=f"epochs must be a whole number from 0, got {epochs}"):
             fit(step, sampler, epochs=epochs, key=jax.random.key(0))  # type: ignore[arg-type]
@@ -393,6 +395,18 @@ def test_a_new_run_in_the_folder_of_another_one_can_be_resumed(tmp_path: Path) -
     assert checkpoint.steps(tmp_path) == [1, 2]
     resumed = fit(step, sampler, epochs=4, meta={"run": "b"}, resume=True, **more)
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4]
+
+
+def test_what_could_not_be_saved_is_refused_before_training(tmp_path: Path) -> None:
+    sampler, step = parts()
+    (tmp_path / "file").write_text("mine")
+    seen: list[Any] = []
+    given: dict[str, Any] = {"epochs": 1, "key": jax.random.key(0), "on_epoch": lambda *row: seen.append(row)}
+    with pytest.raises(ValueError, match="file can't be a folder"):
+        fit(step, sampler, checkpoint=tmp_path / "file", **given)
+    with pytest.raises(TypeError, match=r"meta must hold what JSON can.*float32"):
+        fit(step, sampler, checkpoint=tmp_path / "new", meta={"a": np.float32(1)}, **given)
+    assert not seen
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_another_runs_refused(tmp_path: Path) -> None:
@@ -581,6 +595,16 @@ def test_equalize_counts_each_row_of_shared_negatives() -> None:
     ids = {"positives": jnp.array([0, 1, 1]), "negatives": jnp.array([2, 3])}
     _, state = transform.update(g, transform.init(g), None, **ids)
     np.testing.assert_allclose(state.push, [0, 0, 1.5, 1.5])
+    found, _ = transform.update(g, state, None, **ids)
+    _, down = training.gradient_ratio_gate()((state.pull + 1e-12) / (state.push + 1e-12))
+    np.testing.assert_allclose(found.negative, g.negative * down[ids["negatives"]][None], rtol=1e-6)
+
+
+def test_the_gate_is_its_formula() -> None:
+    up, down = training.gradient_ratio_gate(slope=1.0, middle=0.0, gain=2.0)(jnp.array([0.0, 1.0]))
+    f = 1 / (1 + np.exp(-np.array([0.0, 1.0])))
+    np.testing.assert_allclose(up, 1 + 2 * (1 - f), rtol=1e-6)
+    np.testing.assert_allclose(down, f, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [29, 31])

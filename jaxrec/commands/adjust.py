@@ -130,6 +130,8 @@ def to_rows(data: Interactions, two: TwoTower, unknown: Literal["error", "drop"]
     """Interactions in the row numbers of a model. DataError, naming the file, for ids that have no row."""
     from dataclasses import replace
 
+    import numpy as np
+
     from jaxrec.data.interactions import DataError
     from jaxrec.data.pairs import reindex
 
@@ -139,9 +141,11 @@ def to_rows(data: Interactions, two: TwoTower, unknown: Literal["error", "drop"]
         found = reindex(data, user_map, item_map, unknown=unknown)
     except DataError as error:
         shape = f"the model has {len(user_ids)} user rows and {len(item_ids)} item rows"
+        cure = "give its ids with --user-ids and --item-ids (without them ids are row numbers)"
+        if not any(np.array_equal(ids, np.arange(len(ids))) for ids in (user_ids, item_ids)):
+            cure = f"its ids are like {user_ids[0]!s} and {item_ids[0]!s}: are they those of this file?"
         raise DataError(
-            f"{source}: {str(error).split(';')[0]}; {shape}: give its ids with --user-ids and --item-ids (without "
-            "them ids are row numbers), or leave such pairs out with --unknown drop"
+            f"{source}: {str(error).split(';')[0]}; {shape}: {cure}, or leave such pairs out with --unknown drop"
         ) from None
     if not len(found):
         raise DataError(f"{source}: no pair has a user and an item with a row; are these the ids of this model?")

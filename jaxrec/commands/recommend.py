@@ -112,6 +112,8 @@ def _rows_of(path: Path, ids: np.ndarray, what: str, run: Path) -> np.ndarray:
             raise ValueError(f"{path}:{number}: {what} {name!r} is unknown to {run}; it has {len(known)} {what}s")
         if name:
             found.append(known[name])
+    if not found:
+        raise ValueError(f"{path} names no {what}; give one id a line, or leave the option out")
     return np.array(list(dict.fromkeys(found)), np.int32)  # each once
 
 

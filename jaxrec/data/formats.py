@@ -172,8 +172,14 @@ def _find(header: Sequence[str], wanted: dict[str, str | None], source: str, kin
                 f"{source}: there is no column {name!r} for the {role}; the columns are {list(header)}{hint}"
             )
         guesses = [h for n in NAMES[role] for h in header if h.lower() == n]
+        if name is None and len(guesses) > 1 and role in ("user", "item"):
+            raise DataError(
+                f"{source}: {' and '.join(map(repr, guesses))} both look like the {role}; name one with {role}="
+            )
         if name is not None or guesses:
             found[role] = name if name is not None else guesses[0]
+            if (other := next((r for r in found if r != role and found[r] == found[role]), None)) is not None:
+                raise DataError(f"{source}: the {other} and the {role} can't both be column {found[role]!r}")
         elif role in ("user", "item"):
             convert = f", or with `jaxrec data convert FILE --to NEW.csv --{role} NAME`" if kind != "frame" else ""
             if kind == "text" and not any(h.lower() in names for names in NAMES.values() for h in header):

@@ -143,7 +143,8 @@ def text_lines(text: str) -> list[str]:
 
 
 def _read_numbers(path: str | PathLike[str], separator: str = " ") -> _Numbers:
-    content = read_bytes(path).replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # lines may end in CR alone
+    content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # lines may end in CR alone
     if separator.strip():
         content = content.replace(separator.encode(), b" ")
     if content.translate(None, b"0123456789" + _BLANK):

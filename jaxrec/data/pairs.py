@@ -198,6 +198,11 @@ def k_core(data: Interactions, k: int) -> Interactions:
 def _raw_ids(ids: Any, what: str, source: str) -> np.ndarray:
     """Raw ids as int64 or text, every other form refused or converted without loss."""
     array = np.asarray(ids)
+    if isinstance(ids, (list, tuple)) and array.ndim == 1:
+        kinds = set(map(type, ids))  # numpy makes text of numbers among text, and numbers of True
+        mixed = array.dtype.kind == "U" and not all(issubclass(kind, str) for kind in kinds)
+        if mixed or (array.dtype.kind == "i" and kinds & {bool, np.bool_}):
+            array = np.array(ids, object)
     if array.ndim != 1:
         raise DataError(f"{source}: {what}s must be one column, got shape {array.shape}")
     if not array.size:
@@ -232,9 +237,11 @@ def _object_ids(array: np.ndarray, what: str, source: str) -> np.ndarray:
             return _raw_ids(np.array(values, np.int64), what, source)
         except OverflowError:
             raise DataError(f"{source}: {what} ids must be in [0, 2**63); give larger ones as text") from None
+    first = values[0] if isinstance(values[0], (int, str)) and not isinstance(values[0], bool) else ""
+    kind: type = str if isinstance(first, str) else int
     for at, value in enumerate(values):
-        if not isinstance(value, str):
-            bad = f"row {at} has {value!r}"
+        if not isinstance(value, kind) or isinstance(value, bool):
+            bad = f"row {at} has {value!r}" + (f" where row 0 has {first!r}" if at else "")
             raise DataError(f"{source}: {what} ids must be all text or all whole numbers, but {bad}")
     return _raw_ids(np.array(values, np.str_), what, source)
 

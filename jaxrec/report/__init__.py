@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from jaxrec.report.compare import paired, run_names, write_comparison
+from jaxrec.report.compare import paired, run_names, want_page, write_comparison
 from jaxrec.report.figures import draw_claims, draw_frontier
 from jaxrec.report.page import write_report
 
-__all__ = ["draw_claims", "draw_frontier", "paired", "run_names", "write_comparison", "write_report"]
+__all__ = ["draw_claims", "draw_frontier", "paired", "run_names", "want_page", "write_comparison", "write_report"]

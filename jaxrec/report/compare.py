@@ -76,9 +76,8 @@ def paired(runs: Sequence[Path | str]) -> Paired:
 
 
 def _same_data(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """By the fingerprint of what they were trained on; older runs have only a name."""
-    key = "fingerprint" if all("fingerprint" in found for found in (a, b)) else "data"
-    return bool(a.get(key) == b.get(key))
+    """By the fingerprint of what they were trained on."""
+    return bool(a.get("fingerprint") == b.get("fingerprint"))
 
 
 def _same(a: dict[str, str], b: dict[str, str], test: str) -> bool:
@@ -96,16 +95,25 @@ def _pairs(test: str, run: str, one: PerUser, other: PerUser, k: int) -> list[Pa
     ]
 
 
+def want_page(out: Path, runs: Sequence[Path]) -> None:
+    """ValueError where a page can't be written, or would be put in the place of a file of these runs."""
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file, like {out / 'compare.html'}")
+    files.want_folder(out.parent)
+    files.want_another(out, *(file for run in runs for file in run.iterdir()))
+
+
 def write_comparison(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
     """Writes a page that compares runs and returns its path: `out`, or compare.html beside the first run.
 
     Frontiers are drawn as NDCG where all runs are of one data set, and in percent of each run's plain model otherwise.
-    ValueError for fewer than two runs.
+    ValueError for fewer than two runs, and for an `out` that is a folder or a file of one of them.
     """
     folders = [Path(run) for run in runs]
     if len(folders) < 2:
         raise ValueError(f"comparing wants at least two runs, got {len(folders)}")
     target = folders[0].resolve().parent / "compare.html" if out is None else Path(out)
+    want_page(target, folders)
     found = {name: read(folder) for name, folder in zip(run_names(runs), folders, strict=True)}
     links = [
         f'<a href="{escape(os.path.relpath(folder / "report.html", target.parent))}">{escape(name)}</a>'

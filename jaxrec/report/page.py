@@ -264,8 +264,8 @@ def _lists(lists: dict[str, Any] | None) -> str:
 
 
 def _id(row: dict[str, Any]) -> str:
-    """What tells an item from others of its name; older runs have the name only."""
-    return str(row.get("id", row["item"]))
+    """What tells an item from others of its name."""
+    return str(row["id"])
 
 
 def _ranked(rows: Sequence[dict[str, Any]], before: set[str]) -> str:

@@ -21,6 +21,7 @@ from jaxrec.types import Array, Tables
 
 Adjustment = Callable[[Tables, GradientLedger], Tables]
 Strength = float | Array
+FOLDED = 4  # columns that folding biases in, one by one, may have added to what a ledger was kept of
 
 
 class ScoreChange(NamedTuple):
@@ -159,10 +160,11 @@ def remove_direction(
     scores and allows α_u = α exp(−spread · z_u). `z` [U] defaults to `mainstream(ledger)`; the other measure is
     `mainstream_by_profile`. α may exceed 1.
     """
-    if is_zero(strength):
+    if is_zero(_want_number(strength)):
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+        _want_each_item(tables, _items(ledger).pull.size)
         d = widen(ledgers.direction(ledger.items, weighting), tables.user.shape[1])
         alpha = strength
         if not is_zero(spread):
@@ -176,12 +178,18 @@ def remove_direction(
 def widen(rows: Array, width: int) -> Array:
     """Pads a direction [D] or rows [.., D] for tables that an earlier step widened (a folded bias).
 
-    ValueError for rows that are wider than the tables: their ledger was read off tables with the bias folded in.
+    ValueError for rows that are wider than the tables: their ledger was read off tables with the bias folded in; and
+    for ones that lack more than `FOLDED` columns.
     """
     if rows.shape[-1] > width:
         raise ValueError(
             f"the ledger's vectors have width {rows.shape[-1]}, the tables {width}; if it was read off these tables "
             "with their item bias, give `fold_bias(tables)`"
+        )
+    if width - rows.shape[-1] > FOLDED:
+        raise ValueError(
+            f"the ledger's vectors have width {rows.shape[-1]}, the tables {width}, more than biases that were folded "
+            "in make; is it the ledger of another model, or was an adjustment that widens tables applied before?"
         )
     return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, width - rows.shape[-1])])
 
@@ -210,10 +218,10 @@ def add_gradients(pull: Strength, push: Strength = 0.0) -> Adjustment:
         return identity()
 
     def apply(tables: Tables, ledger: GradientLedger) -> Tables:
+        _want_each_item(tables, _items(ledger).pull.size)
         item, width = widened(tables.item), tables.item.shape[1]
         for strength, role in ((pull, ledger.items.pull), (push, ledger.items.push)):
             if not is_zero(strength):
-                _want_each_item(tables, role.size)
                 item = item + strength * widen(equalized(role, tables.item), width)
         return tables._replace(item=item)
 
@@ -227,6 +235,16 @@ def log_relative(g: Array) -> Array:
     smallest = jnp.min(jnp.where(seen, logs, jnp.inf))
     logs = jnp.where(seen, logs, jnp.where(jnp.any(seen), smallest, 0.0))
     return logs - jnp.mean(logs)
+
+
+def _items(ledger: GradientLedger) -> ledgers.Side:
+    """The items' side. TypeError for what is no ledger, as of a state that was trained without observation."""
+    if not isinstance(ledger, GradientLedger):
+        raise TypeError(
+            f"this adjustment wants a GradientLedger behind the tables, got {type(ledger).__name__}; train with an "
+            "observation, or read one off the tables: frozen.observe(tables, train)"
+        )
+    return ledger.items
 
 
 def _want_each_item(tables: Tables, numbers: Array) -> None:
@@ -245,12 +263,19 @@ def _want_each_user(tables: Tables, numbers: Array) -> Array:
     return numbers
 
 
-def _want_one(strength: Strength) -> Strength:
-    """ValueError for several strengths where one is for all, which would be taken for the items'; TypeError for tables,
-    which what makes an adjustment gets where it was not called first."""
+def _want_number(strength: Strength) -> Strength:
+    """TypeError for what is no number: also for tables, which what makes an adjustment gets where it was not called
+    first."""
     if isinstance(strength, Tables):
-        raise TypeError("this strength must be one number, got tables; call what makes the adjustment, like tten(0.5)")
-    if jnp.ndim(strength) != 0:
+        raise TypeError("this strength must be a number, got tables; call what makes the adjustment, like tten(0.5)")
+    if strength is None or isinstance(strength, (str, bytes)):
+        raise TypeError(f"this strength must be a number, got {strength!r}")
+    return strength
+
+
+def _want_one(strength: Strength) -> Strength:
+    """ValueError for several strengths where one is for all, which would be taken for the items'."""
+    if jnp.ndim(_want_number(strength)) != 0:
         raise ValueError(
             f"this strength must be one number, got shape {jnp.shape(strength)}; `spread` and `z` make one for each "
             "user, and so does `add_offset`"
@@ -293,7 +318,7 @@ def rescale_by_gradient(strength: Strength, *, by: Measure = "size") -> Adjustme
     """
     if is_zero(_want_one(strength)):
         return identity()
-    return lambda tables, ledger: _scaled(tables, ledgers.magnitude(ledger.items, by), strength)
+    return lambda tables, ledger: _scaled(tables, ledgers.magnitude(_items(ledger), by), strength)
 
 
 def offset_by_gradient(
@@ -312,7 +337,7 @@ def offset_by_gradient(
         scale = None
         if not is_zero(spread):
             scale = personal(1.0, spread, _want_each_user(tables, mainstream(ledger) if z is None else z))
-        return add_offset(tables, -strength * log_relative(ledgers.magnitude(ledger.items, by)), scale)
+        return add_offset(tables, -strength * log_relative(ledgers.magnitude(_items(ledger), by)), scale)
 
     return apply
 
