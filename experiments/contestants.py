@@ -65,6 +65,7 @@ TRAINED: dict[str, Space] = {
     "cause": {"distance": Real(1e-3, 1.0, log=True), "treatment": Real(0.0, 1.0)},
     "samreg": {"weight": Real(0.01, 0.9, log=True)},
     "ssm": {"temperature": Real(0.05, 0.5, log=True)},
+    "ssm-in-batch": {"temperature": Real(0.05, 0.5, log=True)},
     "logq": {"temperature": Real(0.05, 0.5, log=True)},
     "ccl": {"margin": Real(0.0, 0.9), "weight": Real(1.0, 300.0, log=True)},
     "zerosum": {"weight": Real(0.1, 1.0)},

@@ -62,7 +62,7 @@ QUICK = tuple(name for name in LINEAR if name != "dice")
 
 # On Gowalla the methods that came next to the first on the other sets, each kind of them at least once.
 ON_LARGE: tuple[str, ...] = ("bpr", "bpr-unit-users", "softmax", "popgo", "bc_loss", "logq", "ssm", "pda", "macr")
-ON_LARGE += ("ips-cnsr", "popular", "itemknn", "graph_filter", "ials", "spectral")
+ON_LARGE += ("ssm-in-batch", "ips-cnsr", "popular", "itemknn", "graph_filter", "ials", "spectral")
 
 # Gowalla's two published splits have one test each: the best base's adjustments, beside methods that train little.
 ON_ONE_TEST: tuple[str, ...] = ("softmax", "popular", "itemknn", "graph_filter", "ials")

@@ -41,6 +41,7 @@ from jaxrec.transforms import adjustment as adj
 Build = Callable[..., Method]
 TRAINED: dict[str, tuple[Build, Settings]] = {
     "ssm": (ssm.build, ssm.SETTINGS),
+    "ssm-in-batch": (ssm.build, ssm.IN_BATCH),
     "logq": (ssm.build, ssm.LOGQ),
     "ccl": (ccl.build, ccl.SETTINGS),
     "zerosum": (zerosum.build, zerosum.SETTINGS),
@@ -137,6 +138,21 @@ def test_ssm_has_the_loss_of_its_formula() -> None:
         own = np.exp(user[u] @ item[i] / 0.1)
         losses.append(-np.log(own / (own + sum(others))))
     np.testing.assert_allclose(step.update(state, batch)[1].loss, np.mean(losses), rtol=1e-4)
+
+
+def test_ssm_in_batch_is_the_softmax_over_the_batchs_other_positives() -> None:
+    data = random_interactions()
+    method = ssm.build(small(ssm.IN_BATCH), data)
+    state = method.step.init(jax.random.key(3))
+    batch = method.sampler.draw(method.sampler.data, jax.random.key(4), jnp.int32(0))
+    user, item = (np.asarray(x, np.float64) for x in method.model.tables(state.params))
+    cosines = user @ item.T / np.linalg.norm(user, axis=1)[:, None] / np.linalg.norm(item, axis=1)
+    losses = []
+    for b, (u, i) in enumerate(zip(batch.users, batch.positives, strict=True)):
+        others = [np.exp(cosines[u, j] / 0.1) for c, j in enumerate(batch.positives) if c != b and j != i]
+        own = np.exp(cosines[u, i] / 0.1)
+        losses.append(-np.log(own / (own + sum(others))))
+    np.testing.assert_allclose(method.step.update(state, batch)[1].loss, np.mean(losses), rtol=1e-4)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -2,9 +2,9 @@
 
     by name      build(name, train, backbone, ...) -> Method, fit_method; options(name)
                  METHODS, the `Entry` of each name; put one of your own there
-    trained      ips (with C, CN, CNSR), macr, dice, pd (and PDA), cause, samreg, invcf, paac, ssm (and logQ), ccl,
-                 zerosum, adap_tau, eql, ipl, bc_loss, popgo, resn; dap and ppac, which are BPR with strengths at test
-                 time: `build(settings, train, ...) -> Method`, from the file's `SETTINGS`
+    trained      ips (with C, CN, CNSR), macr, dice, pd (and PDA), cause, samreg, invcf, paac, ssm (uniform or in-batch,
+                 and logQ), ccl, zerosum, adap_tau, eql, ipl, bc_loss, popgo, resn; dap and ppac, which are BPR with
+                 strengths at test time: `build(settings, train, ...) -> Method`, from the file's `SETTINGS`
     test time    pc, tde, ddc: `adjustment(...)`, and `arm(...)` to tune its strengths
     shared       base: what a method is, and which settings it takes; parts: steps; branch, strata
 """

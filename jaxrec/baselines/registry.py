@@ -75,6 +75,7 @@ METHODS: dict[str, Entry] = {
     "cause": Entry(cause.SETTINGS, cause.build),
     "samreg": Entry(samreg.SETTINGS, samreg.build),
     "ssm": Entry(ssm.SETTINGS, ssm.build),
+    "ssm-in-batch": Entry(ssm.IN_BATCH, ssm.build),
     "logq": Entry(ssm.LOGQ, ssm.build),
     "ccl": Entry(ccl.SETTINGS, ccl.build),
     "zerosum": Entry(zerosum.SETTINGS, zerosum.build),
