@@ -15,6 +15,7 @@ The index of public names. Modules load when first used, so that `import jaxrec`
     metrics      evaluate, compare                       analysis    claims
     pipeline     the main job, end to end                runs        a RUN folder's files
                                                          files       written whole or not at all
+    embeddings   tables as files, with their ids         testing     checks of a step or sampler of your own
     checkpoint   save, restore                           report      write_report, write_comparison
     explore      a grid over the strengths               track       Tracker, JsonLines, TensorBoard
     tune         settings of a base model                presets     PRESETS, Settings

@@ -88,10 +88,12 @@ def read(model: Any, **options: Any) -> TwoTower:
     named_parameters              a torch module, see `from_torch`
     (user, item)                  a pair of arrays, see `from_arrays`
 
-    Raises TypeError for anything else, ValueError for a model that is not fitted or that does not score by an inner
-    product.
+    Raises TypeError for anything else, and for options of a `TwoTower`, ValueError for a model that is not fitted or
+    that does not score by an inner product.
     """
     if isinstance(model, TwoTower):
+        if options:
+            raise TypeError(f"a TwoTower has been read already, so that {', '.join(options)} would not be")
         return model
     if isinstance(model, Tables):
         two = from_arrays(model.user, model.item, item_bias=model.item_bias, **options)

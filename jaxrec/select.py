@@ -86,7 +86,8 @@ def prepare(
 ) -> Problem:
     """Prepares the validation users, at most `max_users` of them drawn at random (None: all).
 
-    `block` is how many users are ranked at once (None: as `rank.top_k` chooses).
+    `block` is how many users are ranked at once (None: as `rank.top_k` chooses). ValueError for tables, a ledger or
+    parts of other users and items, a k that the catalogue can't have, and where no user has validation pairs.
     """
     if not valid:
         raise ValueError("selecting strengths wants validation parts; carve them from the training interactions")

@@ -205,3 +205,10 @@ def test_narrow_floats_are_taken() -> None:
     two = adapters.read(Tables(narrow, jnp.asarray(ITEM, jnp.float16)))
     np.testing.assert_array_equal(two.tables.user, narrow.astype(jnp.float32))
     np.testing.assert_array_equal(two.tables.item, ITEM.astype(np.float16).astype(np.float32))
+
+
+def test_options_of_what_has_been_read_are_refused() -> None:
+    two = adapters.read((np.ones((2, 3)), np.ones((4, 3))))
+    assert adapters.read(two) is two
+    with pytest.raises(TypeError, match="has been read already, so that score would not be"):
+        adapters.read(two, score="cosine")

@@ -1,4 +1,4 @@
-"""Readers of files and frames, and `convert`: every way in ends in `from_pairs` or in row numbers as they are."""
+"""Readers and writers of files and frames: every way in ends in `from_pairs` or in row numbers as they are."""
 
 from __future__ import annotations
 
