@@ -1,4 +1,8 @@
-"""ReSN: a penalty on the scores' principal direction, which is popularity's (Lin et al. 2024, arXiv 2404.12008)."""
+"""ReSN: a penalty on the scores' principal direction, which is popularity's (Lin et al. 2024, arXiv 2404.12008).
+
+The authors' code has Y = σ of the scores of a batch's users with all items, each user once, on a squared loss; here
+Y are the scores themselves, as in the formula, with a sample of items, a user as often as it has rows, on BPR.
+"""
 
 from __future__ import annotations
 
