@@ -507,7 +507,7 @@ def test_the_command_corrects_by_exposure_and_so_do_new_users_get_it(
         (["--user", "nowhere.npy"], "no such file"),
         (["--user", "V.npy"], "one for each of the 300 user rows, got shape (800,)"),
         (["--item", "nan.npy"], "item embeddings must be finite in 32 bits, but 1 of 300 rows hold NaN"),
-        (["--interactions", "train.parquet"], "give its ids with --user-ids and --item-ids"),
+        (["--interactions", "train.parquet"], "its ids are like u0 and i0: are they those of this file?"),
         (["--item-ids", "gap.txt"], "gap.txt:2: wanted an id a line, got an empty line"),
     ],
 )
@@ -520,6 +520,11 @@ def test_mistakes_are_told(more: list[str], message: str, folder: Path, capsys: 
     assert cli.main(command(folder, "never", more[0], str(folder / more[1]))) == 1
     assert message in capsys.readouterr().err
     assert not (folder / "never").exists()
+
+
+def test_ids_that_were_not_given_are_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(folder, "never", ids=False)) == 1
+    assert "give its ids with --user-ids and --item-ids (without them ids are row numbers)" in capsys.readouterr().err
 
 
 def test_an_out_that_is_no_folder_is_told_before_the_work(
