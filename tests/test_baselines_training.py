@@ -217,7 +217,7 @@ def test_adap_tau_observes_losses_of_bare_cosines() -> None:
 @pytest.mark.parametrize("name", ["adap_tau", "ipl"])
 def test_an_interrupted_one_with_a_state_goes_on_with_the_same_bits(tmp_path: Path, name: str) -> None:
     data, (build, settings) = random_interactions(), TRAINED[name]
-    _, sampler, step = build(small(settings), data)
+    _, sampler, step, *_ = build(small(settings), data)
     key = jax.random.key(0)
     whole = train.fit(step, sampler, epochs=2, key=key).state
     train.fit(step, sampler, epochs=1, key=key, checkpoint=tmp_path)

@@ -158,15 +158,6 @@ def test_lists_may_be_made_with_other_strengths(
     assert "--adjust corrects, --arm plain does not" in capsys.readouterr().err
 
 
-def test_a_run_of_before_there_were_families_is_by_gradients(run: Path, tmp_path: Path) -> None:
-    old = Path(shutil.copytree(run, tmp_path / "old"))
-    found = json.loads((old / "metrics.json").read_text())
-    del found["settings"]["family"]
-    (old / "metrics.json").write_text(json.dumps(found))
-    assert runs.read_metrics(old) == runs.read_metrics(run)
-    assert cli.main(["evaluate", str(old), "--adjust", "direction=1.0"]) == 0
-
-
 def test_a_run_may_correct_by_exposure(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     few = ["--width", "8", "--epochs", "2", "--evaluate-every", "2", "--budget", "8", "--negatives", "16"]
@@ -200,14 +191,14 @@ def test_a_run_may_correct_by_exposure(folder: Path, tmp_path: Path, capsys: pyt
         (["evaluate", "RUN", "--adjust", "direktion=1"], "no strength 'direktion'; did you mean 'direction'?"),
         (["evaluate", "RUN", "--adjust", "direction"], "wants name=number"),
         (["recommend", "RUN", "--out", "OUT.csv", "-k", "999"], "k must be between 1 and the 50 items"),
-        (["recommend", "RUN", "--out", "OUT.csv", "-k", "0"], "got 0; a list has at least 1 item"),
+        (["recommend", "RUN", "--out", "OUT.csv", "-k", "0"], "k must be a whole number from 1, got 0"),
         (["recommend", "RUN", "--out", "OUT.what"], "'.what' can't be written; name it .csv, .tsv, .parquet, .trec or"),
         (["train", "FOLDER", "--out", "RUN"], "holds a finished run"),
         (["train", "FOLDER", "--out", "OUT", "--k", "51"], "k must be between 1 and the 50 items"),
         (["train", "FOLDER", "--out", "RUN", "--resume"], "holds another run"),
         (["adjust", "--user", "MODEL", "--item", "MODEL", "--interactions", "USERS", "--out", "RUN"], "a run already"),
         (["data", "convert", "USERS", "--to", "OUT.what"], "'.what' can't be written; name it .csv, .tsv, .parquet or"),
-        (["data", "convert", "USERS", "--to", "csv"], "is the file that was read"),
+        (["data", "convert", "USERS", "--to", "csv"], "is a file that is read"),
         (["report", "RUN", "--out", "OUT"], "--out is for the page that compares several runs"),
         (["train", "FOLDER", "--out", "OUT", "--preset", "softmax"], "did you mean 'softmax-mf'?"),
         (["trian"], "did you mean 'train'"),
@@ -243,7 +234,7 @@ def test_lists_never_replace_what_a_run_was_trained_on(
     source = few[0] / "few.csv"
     before = source.read_bytes()
     assert cli.main(["recommend", str(few[0] / "run"), "--out", str(source), "-k", "2"]) == 1
-    assert "few.csv is the file that was read, which would be lost" in capsys.readouterr().err
+    assert "few.csv is a file that is read, which would be lost" in capsys.readouterr().err
     assert source.read_bytes() == before
 
 

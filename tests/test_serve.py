@@ -416,7 +416,7 @@ def test_lists_never_replace_what_is_read(option: str, tmp_path: Path, capsys: p
     for out in ("mine.csv", "same.csv"):
         given = [f"--{option}", str(tmp_path / "mine.csv"), "--out", str(tmp_path / out)]
         assert cli.main(["recommend", str(tmp_path / "run"), *given]) == 1
-        assert f"{out} is the file that was read, which would be lost" in capsys.readouterr().err
+        assert f"{out} is a file that is read, which would be lost" in capsys.readouterr().err
     assert (tmp_path / "mine.csv").read_text() == "mine"
 
 
