@@ -771,6 +771,10 @@ def test_a_user_with_every_item_is_told_where_negatives_are_drawn_by_popularity(
 
 
 def test_a_method_of_ones_own_is_built_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = baselines.Entry(dice.SETTINGS, lambda settings, train: (None, None, None))  # type: ignore[arg-type, return-value]
+    monkeypatch.setitem(baselines.METHODS, "mine", parts)
+    with pytest.raises(TypeError, match="build must give a Method, got tuple; `plain` makes one"):
+        baselines.build("mine", TRAIN)
     monkeypatch.setitem(baselines.METHODS, "mine", baselines.Entry(dice.SETTINGS, dice.build, (("kind", "l2"),)))
     method = baselines.build("mine", TRAIN, width=D, batch_size=64, margin=2.0)
     assert isinstance(method, base.Method)

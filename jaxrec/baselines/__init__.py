@@ -9,7 +9,7 @@
     shared       base: what a method is, and which settings it takes; parts: steps; branch, strata
 """
 
-from jaxrec.baselines.base import Method, start, top_k
+from jaxrec.baselines.base import Method, plain, start, top_k
 from jaxrec.baselines.registry import METHODS, Entry, build, fit_method, options
 
-__all__ = ["METHODS", "Entry", "Method", "build", "fit_method", "options", "start", "top_k"]
+__all__ = ["METHODS", "Entry", "Method", "build", "fit_method", "options", "plain", "start", "top_k"]

@@ -60,7 +60,11 @@ class Entry(NamedTuple):
 
     def __call__(self, settings: Settings, train: Interactions, **options: Any) -> Method:
         options = self.defaults(settings.backbone) | options
-        return self.build(settings, train, **dict(self.options), **options)
+        found = self.build(settings, train, **dict(self.options), **options)
+        if not isinstance(found, Method):
+            kind = type(found).__name__
+            raise TypeError(f"a baseline's build must give a Method, got {kind}; `plain` makes one of a model's parts")
+        return found
 
 
 METHODS: dict[str, Entry] = {
