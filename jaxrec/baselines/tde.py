@@ -56,7 +56,8 @@ def adjustment(strength: Strength, *, d: Array | None = None) -> Adjustment:
 
 
 def arm(tables: Tables, ledger: GradientLedger) -> Arm:
-    """The strength α in [0, 3], to be tuned like the library's own."""
+    """The strength α in [0, 6], to be tuned like the library's own: twice the source's 3, since spectral tables of two
+    data sets stood at that end."""
     folded = fold_bias(tables)
     d = direction(folded, ledger)
     left, right = product(folded.user, d)[:, None], product(folded.item, d)[:, None]  # [U, 1], [I, 1]
@@ -65,4 +66,4 @@ def arm(tables: Tables, ledger: GradientLedger) -> Arm:
     def change(s: Array) -> ScoreChange:
         return ScoreChange(ones, -s[0] * left, right, jnp.zeros(0))
 
-    return Arm(("alpha",), (0,), (3.0,), lambda s: adjustment(s[0], d=d), change)
+    return Arm(("alpha",), (0,), (6.0,), lambda s: adjustment(s[0], d=d), change)
