@@ -30,8 +30,8 @@ from jaxrec import select as selection
 from jaxrec.data import registry, splits
 from jaxrec.data.interactions import Split
 
-# How many selections are made: fewer on the two large sets.
-DATA = {"synthetic": 5, "lastfm-both": 5, "ml-100k": 5, "ml-100k-temporal": 5, "ml-1m": 3, "gowalla-both": 3}
+# How many selections are made: fewer on the largest set.
+DATA = {"synthetic": 5, "lastfm-both": 5, "ml-100k": 5, "ml-100k-temporal": 5, "ml-1m": 5, "gowalla-both": 3}
 BASE = "softmax"
 MORE = {"gowalla-both": ("spectral",)}  # what else is corrected: what the comparison found ours to be of
 ARMS = (*contestants.OURS, "count_control", "tten", "pc", "tde")
