@@ -11,8 +11,9 @@ that is fitted again on all of train, and each test is ranked once.
                   (a factor instead of an offset, the ratio of pull and push, a strength for each user); counts
     rules         the best unbiased NDCG@20 on validation; the best that loses at most 10 % of the natural one there
 
-Every figure is a row of results/ablation.csv; what is there is not made again. On ml-1m, where a seed of one way takes
-a quarter of an hour, there is the preset alone: `--data ml-1m --training softmax-mf`.
+Every figure is a row of results/ablation.csv; what is there is not made again. On ml-1m and Gowalla, where a seed of one
+way takes a quarter of an hour, there is the preset alone: `--data ml-1m gowalla-both --training softmax-mf`, on Gowalla
+with `--seeds 0`.
 """
 
 from __future__ import annotations
@@ -165,14 +166,15 @@ def table(rows: list[dict[str, str]]) -> str:
     for row in rows:
         key = tuple(row[name] for name in ("data", "rule", "test", "training", "adjustment"))
         values.setdefault(key, []).append(float(row[NDCG]))
-    made = "Made by `python -m experiments.ablation`, ml-1m with `--data ml-1m --training softmax-mf`."
+    made = "Made by `python -m experiments.ablation`, ml-1m and Gowalla with `--data DATA --training softmax-mf`."
     lines = ["# What each part of the correction does", "", made, ""]
     labels = list(dict.fromkeys(row["adjustment"] for row in rows if row["adjustment"] != "none"))
     for data, rule, test in sorted({key[:3] for key in values if key[1]}, key=lambda k: (k[0], k[2], k[1])):
         seeds = max(len(v) for key, v in values.items() if key[0] == data)
         trainings = [name for name in TRAINING if any((key[0], key[3]) == (data, name) for key in values)]
         wanted = "best unbiased on validation" if rule == "unbiased" else "at most 10 % natural loss on validation"
-        lines += [f"## {data}, {test} test, {wanted}", "", f"NDCG@20, mean ± sd over {seeds} seeds.", ""]
+        over = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
+        lines += [f"## {data}, {test} test, {wanted}", "", f"NDCG@20, {over}.", ""]
         lines += [f"| adjustment | {' | '.join(trainings)} |", "|---" * (1 + len(trainings)) + "|"]
         keys = {label: rule if label != "none" else "" for label in ["none", *labels]}
         column = {t: {n: values.get((data, r, test, t, n), []) for n, r in keys.items()} for t in trainings}
