@@ -11,9 +11,9 @@ that is fitted again on all of train, and each test is ranked once.
                   (a factor instead of an offset, the ratio of pull and push, a strength for each user); counts
     rules         the best unbiased NDCG@20 on validation; the best that loses at most 10 % of the natural one there
 
-Every figure is a row of results/ablation.csv; what is there is not made again. On ml-1m and Gowalla, where a seed of one
-way takes a quarter of an hour, there is the preset alone: `--data ml-1m gowalla-both --training softmax-mf`, on Gowalla
-with `--seeds 0`.
+Every figure is a row of results/ablation.csv; what is there is not made again. On ml-1m and Gowalla, where a seed of
+one way takes a quarter of an hour, there is the preset alone: `--data ml-1m gowalla-both --training softmax-mf`, on
+Gowalla with `--seeds 0`.
 """
 
 from __future__ import annotations
