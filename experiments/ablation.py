@@ -13,7 +13,7 @@ that is fitted again on all of train, and each test is ranked once.
 
 Every figure is a row of results/ablation.csv; what is there is not made again. On ml-1m and Gowalla, where a seed of
 one way takes a quarter of an hour, there is the preset alone: `--data ml-1m gowalla-both --training softmax-mf`, on
-Gowalla with `--seeds 0`.
+Gowalla with `--seeds 0 1`.
 """
 
 from __future__ import annotations
